@@ -1,0 +1,109 @@
+"""Typed, frozen configuration: the base class of every `Config`, and TOML files with `key=value` overrides.
+
+A component owns its `Config`, with its defaults and the meaning and unit of every key; a TOML file names only what
+differs. Everything a file can get wrong ends in one line that names the key.
+"""
+
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import ErrorDetails
+
+from dist_rec.core.errors import UserError
+
+
+class Config(BaseModel):
+    """Base of all configs: immutable, strict about types, and without unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
+
+    @classmethod
+    def parse(cls, values: dict[str, Any], where: str = "") -> Self:
+        """Validates plain values (as TOML or JSON gives them).
+
+        Args:
+            values: nested dictionaries, lists and scalars.
+            where: prefix of the key in messages, such as `head.`.
+
+        Raises:
+            UserError: naming the first offending key and, for an unknown key, the known ones.
+        """
+        try:
+            return cls.model_validate(_tuples(values))
+        except ValidationError as error:
+            raise UserError(_one_line(cls, error.errors()[0], where)) from None
+
+
+def read_toml(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """Reads a TOML file and applies overrides of the form `section.key=value` in order.
+
+    A value is parsed as TOML (`3`, `0.5`, `true`, `[512, 256]`, `"text"`); what is not TOML is taken as a string.
+
+    Raises:
+        UserError: if the file is missing or not TOML, or an override has no `=`.
+    """
+    try:
+        values = tomllib.loads(path.read_text())
+    except FileNotFoundError:
+        raise UserError(f"config {path} does not exist") from None
+    except IsADirectoryError:
+        raise UserError(f"config {path} is a folder; name a .toml file") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"config {path} is not valid TOML: {error}") from None
+    for override in overrides:
+        _apply(values, override)
+    return values
+
+
+def _apply(values: dict[str, Any], override: str) -> None:
+    key, separator, text = override.partition("=")
+    if not separator or not key:
+        raise UserError(f"override {override!r} is not of the form section.key=value")
+    *sections, last = key.strip().split(".")
+    for section in sections:
+        values = values.setdefault(section, {})
+        if not isinstance(values, dict):
+            raise UserError(f"override {override!r}: {section!r} is a value, not a section")
+    values[last] = _parse_value(text.strip())
+
+
+def _parse_value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _tuples(value: Any) -> Any:
+    """TOML and JSON have lists where a frozen config has tuples."""
+    if isinstance(value, dict):
+        return {key: _tuples(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return tuple(_tuples(item) for item in value)
+    return value
+
+
+def _one_line(model: type[BaseModel], error: ErrorDetails, where: str) -> str:
+    location = [str(part) for part in error["loc"]]
+    key = where + ".".join(location)
+    if error["type"] == "extra_forbidden":
+        return f"unknown key {key!r}; known: {', '.join(sorted(_fields_at(model, location[:-1])))}"
+    if error["type"] == "missing":
+        return f"missing key {key!r}"
+    message = error["msg"].removeprefix("Value error, ")
+    if not key:
+        return message
+    shown = repr(error["input"])
+    return f"{key} = {shown[:60]}: {message[0].lower()}{message[1:]}"
+
+
+def _fields_at(model: type[BaseModel], location: Sequence[str]) -> list[str]:
+    for part in location:
+        annotation = model.model_fields[part].annotation
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            return []
+        model = annotation
+    return list(model.model_fields)

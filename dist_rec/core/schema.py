@@ -1,0 +1,118 @@
+"""What a prepared data set says of itself: columns, tables of ids, splits, shards and their checksums.
+
+`manifest.json` is the only thing that training needs to know about data; configs stay short because of it.
+"""
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import xxhash
+from pydantic import ValidationError
+
+from dist_rec.core.config import Config
+from dist_rec.core.errors import UserError
+
+MANIFEST = "manifest.json"
+Kind = Literal["label", "dense", "categorical", "bag", "sequence", "weight"]
+ID_KINDS = ("categorical", "bag", "sequence")
+
+
+class Column(Config):
+    """One column of the shards."""
+
+    name: str
+    kind: Kind
+    """label, dense and weight are float32; categorical is int32; bag and sequence are lists of int32."""
+    table: str | None = None
+    """The table of ids that a categorical, bag or sequence column indexes."""
+    weights: str | None = None
+    """For a weighted bag, the list<float32> column with one weight for each id."""
+
+
+class Table(Config):
+    """A space of ids shared by one or more columns; row 0 is the unknown id."""
+
+    rows: int
+
+
+class Block(Config):
+    """A run of rows that is read, checked and decoded at once: one Arrow record batch."""
+
+    offset: int
+    """Position of the first byte in the shard."""
+    bytes: int
+    rows: int
+    checksum: str
+    """xxh3_64 of the bytes, 16 hex digits."""
+
+
+class Shard(Config):
+    """One file of rows; blocks are listed for Arrow IPC and empty for Parquet, where row groups take their place."""
+
+    path: str
+    """Relative to the manifest's folder."""
+    rows: int
+    blocks: tuple[Block, ...] = ()
+
+
+class Split(Config):
+    """A named part of the data: train, valid or test."""
+
+    rows: int
+    positives: int | None = None
+    """Rows whose label is 1, for click data."""
+    shards: tuple[Shard, ...]
+
+
+class Manifest(Config):
+    """The whole data set."""
+
+    version: Literal[1] = 1
+    columns: tuple[Column, ...]
+    tables: dict[str, Table]
+    splits: dict[str, Split]
+    transform: dict[str, Any] = {}
+    """How raw data became ids and numbers; fitted on the training split only."""
+
+    def names(self, *kinds: Kind) -> tuple[str, ...]:
+        """Names of the columns of these kinds, in the order of the shards."""
+        return tuple(column.name for column in self.columns if column.kind in kinds)
+
+    def column(self, name: str) -> Column:
+        """The column of that name; raises UserError that lists the known ones."""
+        for column in self.columns:
+            if column.name == name:
+                return column
+        raise UserError(f"the data has no column {name!r}; it has {', '.join(c.name for c in self.columns)}")
+
+    def rows_of(self, column: str) -> int:
+        """Rows of the table that an id column indexes."""
+        table = self.column(column).table
+        if table is None:
+            raise UserError(f"column {column!r} is {self.column(column).kind}, it holds no ids")
+        return self.tables[table].rows
+
+    def split(self, name: str) -> Split:
+        """The split of that name; raises UserError that lists the known ones."""
+        if name not in self.splits:
+            raise UserError(f"the data has no split {name!r}; it has {', '.join(self.splits)}")
+        return self.splits[name]
+
+    @cached_property
+    def checksum(self) -> str:
+        """Identifies the data: equal exactly when columns, tables, transform and every shard are equal."""
+        return xxhash.xxh3_64_hexdigest(self.model_dump_json())
+
+    def save(self, folder: Path) -> None:
+        """Writes `manifest.json` into the folder."""
+        (folder / MANIFEST).write_text(self.model_dump_json(indent=1, exclude_defaults=True) + "\n")
+
+    @classmethod
+    def from_json(cls, text: str | bytes, where: str) -> Self:
+        """Parses a manifest; `where` names it in the error."""
+        try:
+            return cls.model_validate_json(text)
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise UserError(f"{where} is not a manifest: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
