@@ -102,7 +102,7 @@ class Manifest(Config):
     @cached_property
     def checksum(self) -> str:
         """Identifies the data: equal exactly when columns, tables, transform and every shard are equal."""
-        return xxhash.xxh3_64_hexdigest(self.model_dump_json())
+        return xxhash.xxh3_64_hexdigest(self.model_dump_json().encode())
 
     def save(self, folder: Path) -> None:
         """Writes `manifest.json` into the folder."""

@@ -1,0 +1,175 @@
+"""Shards on disk: written as Arrow IPC in checksummed blocks, read block by block from IPC or Parquet.
+
+A block is read by its byte range (from the manifest), so that any `pyarrow.fs` file system serves it, nothing is
+mapped into memory, and a damaged byte is found before it is trained on.
+"""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+import xxhash
+
+from dist_rec.core.errors import UserError
+from dist_rec.core.schema import MANIFEST, Block, Column, Manifest, Shard
+
+BLOCK_ROWS = 4096
+
+
+class CorruptBlock(UserError):
+    """A block whose bytes are not those that were written."""
+
+
+def arrow_schema(columns: tuple[Column, ...]) -> pa.Schema:
+    """The Arrow schema of shards with these columns (see `Column.kind`)."""
+    weight_lists = {column.weights for column in columns if column.weights}
+    return pa.schema([(column.name, _arrow_type(column, column.name in weight_lists)) for column in columns])
+
+
+def _arrow_type(column: Column, jagged: bool) -> pa.DataType:
+    if column.kind == "categorical":
+        return pa.int32()
+    if column.kind in ("bag", "sequence"):
+        return pa.list_(pa.int32())
+    return pa.list_(pa.float32()) if jagged else pa.float32()
+
+
+class ShardWriter:
+    """Writes tables of any length into one shard of equal blocks (the last one may be short).
+
+    Args:
+        folder: the data set's folder.
+        path: the shard's path inside it, such as `train/00000.arrows`.
+        schema: from `arrow_schema`.
+        block_rows: rows a block.
+    """
+
+    def __init__(self, folder: Path, path: str, schema: pa.Schema, block_rows: int = BLOCK_ROWS) -> None:
+        self._path, self._schema, self._block_rows = path, schema, block_rows
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        self._file = pa.OSFile(str(folder / path), "wb")
+        self._file.write(schema.serialize())
+        self._waiting: list[pa.Table] = []
+        self._blocks: list[Block] = []
+
+    def write(self, table: pa.Table) -> None:
+        """Appends rows; what does not fill a block waits for the next call."""
+        waiting = pa.concat_tables([*self._waiting, table])
+        full = waiting.num_rows // self._block_rows * self._block_rows
+        for start in range(0, full, self._block_rows):
+            self._write_block(waiting.slice(start, self._block_rows))
+        self._waiting = [waiting.slice(full)]
+
+    def _write_block(self, rows: pa.Table) -> None:
+        batch = rows.cast(self._schema).combine_chunks().to_batches()[0]
+        message = batch.serialize()
+        offset = self._file.tell()
+        self._file.write(message)
+        checksum = xxhash.xxh3_64_hexdigest(message)
+        self._blocks.append(Block(offset=offset, bytes=message.size, rows=batch.num_rows, checksum=checksum))
+
+    def close(self) -> Shard:
+        """Writes what waits and returns the manifest's entry."""
+        for rest in self._waiting:
+            if rest.num_rows:
+                self._write_block(rest)
+        self._waiting = []
+        self._file.write(b"\xff\xff\xff\xff\x00\x00\x00\x00")
+        self._file.close()
+        return Shard(path=self._path, rows=sum(block.rows for block in self._blocks), blocks=tuple(self._blocks))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._file.close()
+
+
+@contextmanager
+def new_folder(out: Path) -> Iterator[Path]:
+    """A folder that appears under its name only when the block ends without an error; otherwise nothing is left.
+
+    Raises:
+        UserError: if `out` exists already.
+    """
+    if out.exists():
+        raise UserError(f"{out} exists already; remove it or choose another --out")
+    partial = out.with_name(f".{out.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        partial.rename(out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+class Dataset:
+    """A prepared folder, on a local disk or under any URI that `pyarrow.fs` knows (`s3://…`, `gs://…`)."""
+
+    def __init__(self, path: str | Path, filesystem: pafs.FileSystem | None = None) -> None:
+        self.path = str(path)
+        if filesystem is None and "://" in self.path:
+            filesystem, self._root = pafs.FileSystem.from_uri(self.path)
+        else:
+            self._root = self.path
+        self._fs = filesystem or pafs.LocalFileSystem()
+        self._files: dict[str, pa.NativeFile] = {}
+        try:
+            with self._fs.open_input_file(f"{self._root}/{MANIFEST}") as file:
+                text = file.read()
+        except (FileNotFoundError, NotADirectoryError):
+            raise UserError(f"{self.path} holds no {MANIFEST}; make one with `dist-rec prepare`") from None
+        self.manifest = Manifest.from_json(text, f"{self.path}/{MANIFEST}")
+        self.schema = arrow_schema(self.manifest.columns)
+
+    def blocks(self, split: str) -> list[tuple[Shard, int, int]]:
+        """Every block of a split in the order of the files: (shard, index in the shard, rows)."""
+        listed = []
+        for shard in self.manifest.split(split).shards:
+            rows = [block.rows for block in shard.blocks] if shard.blocks else self._row_groups(shard)
+            listed += [(shard, index, count) for index, count in enumerate(rows)]
+        return listed
+
+    def read_block(self, shard: Shard, index: int) -> pa.RecordBatch:
+        """Reads and checks one block.
+
+        Raises:
+            CorruptBlock: naming the shard and the block, if a byte differs, bytes are missing or the file is gone.
+        """
+        where = f"{self.path}/{shard.path}, block {index}"
+        try:
+            return self._read_ipc(shard, index, where) if shard.blocks else self._read_parquet(shard, index)
+        except FileNotFoundError:
+            raise CorruptBlock(f"{where}: the file is missing; prepare the data again") from None
+        except (pa.ArrowInvalid, OSError) as error:
+            raise CorruptBlock(f"{where}: unreadable ({str(error).splitlines()[0]}); prepare the data again") from None
+
+    def _read_ipc(self, shard: Shard, index: int, where: str) -> pa.RecordBatch:
+        block = shard.blocks[index]
+        data = self._open(shard).read_at(block.bytes, block.offset)
+        if len(data) != block.bytes:
+            raise CorruptBlock(f"{where}: {block.bytes - len(data)} of {block.bytes} bytes are missing")
+        if xxhash.xxh3_64_hexdigest(data) != block.checksum:
+            raise CorruptBlock(f"{where}: the bytes do not match their checksum; prepare the data again")
+        return pa.ipc.read_record_batch(pa.py_buffer(data), self.schema)
+
+    def _read_parquet(self, shard: Shard, index: int) -> pa.RecordBatch:
+        file = pq.ParquetFile(self._open(shard), page_checksum_verification=True)
+        table = file.read_row_group(index, columns=self.schema.names)
+        return table.cast(self.schema).combine_chunks().to_batches()[0]
+
+    def _row_groups(self, shard: Shard) -> list[int]:
+        metadata = pq.ParquetFile(self._open(shard)).metadata
+        return [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+
+    def _open(self, shard: Shard) -> pa.NativeFile:
+        if shard.path not in self._files:
+            self._files[shard.path] = self._fs.open_input_file(f"{self._root}/{shard.path}")
+        return self._files[shard.path]
