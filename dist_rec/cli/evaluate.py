@@ -1,0 +1,39 @@
+"""`dist-rec evaluate`."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="Folder of a run.")],
+    data: Annotated[
+        Path | None, typer.Option(help="Another prepared folder, made with --fitted-from. [default: the run's]")
+    ] = None,
+    split: Annotated[str, typer.Option(help="Split of the data.")] = "test",
+    checkpoint: Annotated[
+        str, typer.Option(help="A step, `best` (on the validation split) or `last`.")
+    ] = "best",
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, last.")] = False,
+) -> None:
+    """Compute a run's exact metrics on a split, alone or under torchrun."""
+    scores = _evaluate(run, data, split, checkpoint)
+    if scores is None:
+        return
+    typer.echo("  ".join(f"{name} {value:.6f}" for name, value in scores.items()))
+    if as_json:
+        typer.echo(json.dumps({"run": str(run), "split": split, **scores}))
+
+
+def _evaluate(run: Path, data: Path | None, split: str, checkpoint: str) -> dict[str, float] | None:
+    from dist_rec.core.process import process_group, this_process
+    from dist_rec.train.trainer import load_run, score_split
+
+    process = this_process(load_run(run).train.device)
+    with process_group(process):
+        scores = score_split(run, data, split, checkpoint, process)
+    return scores if process.first else None
+
+

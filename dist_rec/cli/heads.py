@@ -1,0 +1,36 @@
+"""`dist-rec heads`."""
+
+from typing import Annotated
+
+import typer
+
+
+def heads(
+    name: Annotated[str | None, typer.Argument(help="Show this head's keys and their defaults.")] = None,
+) -> None:
+    """List the recommenders, or the keys of one."""
+    import inspect
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from dist_rec.core.head import find_head, head_names
+
+    console = Console()
+    if name is None:
+        table = Table("head", "source", title="Heads: [head] name = …", title_justify="left")
+        for known in head_names():
+            module = inspect.getmodule(find_head(known))
+            table.add_row(known, (module.__doc__ or "").strip().splitlines()[0] if module else "")
+        console.print(table)
+        return
+    head = find_head(name)
+    module = inspect.getmodule(head)
+    console.print((module.__doc__ or "").strip() if module else "", markup=False)
+    table = Table("key", "type", "default", "meaning")
+    for key, field in head.Config.model_fields.items():
+        default = "required" if field.is_required() else repr(field.get_default())
+        annotation = getattr(field.annotation, "__name__", str(field.annotation))
+        shown = annotation if not hasattr(field.annotation, "__args__") else str(field.annotation)
+        table.add_row(f"head.{key}", shown, default, " ".join((field.description or "").split()))
+    console.print(table)

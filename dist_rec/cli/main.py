@@ -1,0 +1,46 @@
+"""`dist-rec`: one command with sub-commands. What the user can mend is one line on stderr and exit code 2."""
+
+import os
+import sys
+
+import typer
+
+from dist_rec.cli.doctor import doctor
+from dist_rec.cli.evaluate import evaluate
+from dist_rec.cli.heads import heads
+from dist_rec.cli.prepare import prepare
+from dist_rec.cli.synthesize import synthesize
+from dist_rec.cli.train import train
+from dist_rec.core.errors import UserError
+
+app = typer.Typer(
+    help="Train recommenders at scale: sharded embeddings, any head, one process or a thousand.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+app.add_typer(prepare, name="prepare")
+for command in (train, evaluate, heads, doctor, synthesize):
+    app.command()(command)
+
+
+def main() -> None:
+    """Runs the command line."""
+    try:
+        app()
+    except UserError as error:
+        _complain(f"error: {error}")
+        sys.exit(2)
+    except KeyboardInterrupt:
+        _complain("interrupted")
+        sys.exit(130)
+
+
+def _complain(message: str) -> None:
+    rank = os.environ.get("RANK", "0")
+    print(message if rank == "0" else f"[process {rank}] {message}", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main()

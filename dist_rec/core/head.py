@@ -1,0 +1,109 @@
+"""What a recommender is to the rest of the system: a head on the sharded embedding layer.
+
+A head says which embeddings it wants (`lookups`) and turns dense features and looked-up embeddings into scores. It
+knows of no shard, file or process. Its name is its file: `name = "dlrm"` is `dist_rec/heads/dlrm.py`, and a dotted
+name such as `my_package.my_head` is a module outside of the package.
+
+Shapes: B rows, N dense features, F features of a lookup, D embedding dimension, V ids of a sequence feature.
+"""
+
+import importlib
+import pkgutil
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, NamedTuple
+
+from torch import Tensor, nn
+
+from dist_rec.core import config
+from dist_rec.core.errors import UserError
+from dist_rec.core.schema import Manifest
+
+BUILT_IN = "dist_rec.heads"
+
+
+@dataclass(frozen=True)
+class Lookup:
+    """A wish for embeddings: one row for each id of these features."""
+
+    name: str
+    features: tuple[str, ...]
+    dim: int
+    pooling: Literal["sum", "mean", "none"] = "sum"
+    """How the ids of a bag become one vector; "none" keeps a sequence."""
+    init: float | None = None
+    """Initial weights are uniform in [-init, init]; None takes `embedding.init`."""
+
+
+class Sequence(NamedTuple):
+    """Embeddings of a sequence feature, rows end to end."""
+
+    values: Tensor
+    """float32 [V, D]."""
+    lengths: Tensor
+    """int32 [B]."""
+
+
+@dataclass
+class Inputs:
+    """What a head's forward sees."""
+
+    dense: Tensor
+    """float32 [B, N]."""
+    pooled: dict[str, Tensor] = field(default_factory=dict)
+    """For each pooled lookup, float32 [B, F, D]."""
+    sequences: dict[str, dict[str, Sequence]] = field(default_factory=dict)
+    """For each lookup without pooling, its features' sequences."""
+
+
+class Head(nn.Module, ABC):
+    """Base class of the recommenders.
+
+    Args:
+        config: the head's own settings.
+        manifest: the data's columns and tables.
+    """
+
+    Config: ClassVar[type[config.Config]]
+
+    @classmethod
+    @abstractmethod
+    def lookups(cls, config: Any, manifest: Manifest) -> tuple[Lookup, ...]:
+        """The embeddings that the head wants; raises UserError if the data cannot give them."""
+
+    @abstractmethod
+    def __init__(self, config: Any, manifest: Manifest) -> None:
+        super().__init__()
+
+    @abstractmethod
+    def forward(self, inputs: Inputs) -> Tensor:
+        """Scores of the rows, [B]: logits for the click task, ratings for the rating task."""
+
+
+def head_names() -> list[str]:
+    """Names of the heads that come with the package."""
+    package = importlib.import_module(BUILT_IN)
+    return sorted(module.name for module in pkgutil.iter_modules(package.__path__))
+
+
+def find_head(name: str) -> type[Head]:
+    """The head of that name.
+
+    Raises:
+        UserError: if there is no such module, or it does not define exactly one head.
+    """
+    path = name if "." in name else f"{BUILT_IN}.{name}"
+    try:
+        module = importlib.import_module(path)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{path}.".startswith(f"{error.name}."):
+            raise
+        raise UserError(f"head.name = {name!r}: no module {path}; known heads: {', '.join(head_names())}") from None
+    heads = [
+        value
+        for value in vars(module).values()
+        if isinstance(value, type) and issubclass(value, Head) and value.__module__ == module.__name__
+    ]
+    if len(heads) != 1:
+        raise UserError(f"head.name = {name!r}: {path} defines {len(heads)} heads, it must define one")
+    return heads[0]

@@ -1,0 +1,99 @@
+"""This process among the others: the only reader of RANK and its kin.
+
+Started by torchrun (or SLURM through it) there are many processes; started by hand there is one.
+"""
+
+import os
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+
+from dist_rec.core.errors import UserError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Process:
+    """Where this process stands."""
+
+    rank: int
+    world: int
+    local_rank: int
+    """Rank among the processes of this node."""
+    local_world: int
+    device: torch.device
+    """CUDA where the machine has it, else CPU."""
+
+    @property
+    def first(self) -> bool:
+        """True on the one process that writes files and talks to the user."""
+        return self.rank == 0
+
+
+def this_process(device: str = "auto") -> Process:
+    """Reads the environment; raises UserError if it is incomplete or the device is not there."""
+    try:
+        rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+        local_rank, local_world = int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("LOCAL_WORLD_SIZE", world))
+    except ValueError as error:
+        raise UserError(f"RANK, WORLD_SIZE, LOCAL_RANK and LOCAL_WORLD_SIZE must be integers: {error}") from None
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda":
+        if local_rank >= torch.cuda.device_count():
+            raise UserError(
+                f"process {rank} wants GPU {local_rank} of this node, which has {torch.cuda.device_count()}; "
+                "start fewer processes a node or set train.device=cpu"
+            )
+        return Process(rank, world, local_rank, local_world, torch.device("cuda", local_rank))
+    return Process(rank, world, local_rank, local_world, torch.device("cpu"))
+
+
+@contextmanager
+def process_group(process: Process, timeout_s: int = 1800) -> Iterator[None]:
+    """The default process group: NCCL for CUDA tensors, Gloo for CPU ones; destroyed at the end.
+
+    Raises:
+        UserError: if the rendezvous fails, for example because its port is in use.
+    """
+    backend = "cpu:gloo,cuda:nccl" if process.device.type == "cuda" else "gloo"
+    if process.device.type == "cuda":
+        torch.cuda.set_device(process.device)
+    timeout = timedelta(seconds=timeout_s)
+    try:
+        if process.world == 1 and "MASTER_ADDR" not in os.environ:
+            dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1, timeout=timeout)
+        else:
+            dist.init_process_group(backend, timeout=timeout)
+    except (dist.DistNetworkError, dist.DistStoreError, ValueError) as error:
+        where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"process {process.rank} on {socket.gethostname()} found no rendezvous at {where}: {reason}; "
+            "is the port in use by another run? choose another MASTER_PORT"
+        ) from None
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def on_first(process: Process, function: Callable[[], T]) -> T:
+    """Runs a function on the first process and returns its result, or raises its UserError, on all of them."""
+    result: list[T | UserError | None] = [None]
+    if process.first:
+        try:
+            result = [function()]
+        except UserError as error:
+            result = [error]
+    dist.broadcast_object_list(result, src=0)
+    if isinstance(result[0], UserError):
+        raise result[0]
+    return result[0]  # type: ignore[return-value]

@@ -1,0 +1,232 @@
+"""From Arrow columns to tensors without a Python step per row: gather, check, and lay out as KeyedJaggedTensors.
+
+Shapes: R rows of a piece or window, N dense features, C categorical features, V ids of a jagged feature.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
+
+from dist_rec.core.batch import Batch
+from dist_rec.core.errors import UserError
+from dist_rec.core.schema import Manifest
+
+Array = NDArray[np.generic]
+
+
+@dataclass(frozen=True)
+class Jagged:
+    """A bag or sequence column: `lengths` ids for each of R rows, end to end in `values` (and `weights`)."""
+
+    values: Array
+    lengths: Array
+    weights: Array | None
+
+    def take(self, rows: Array) -> "Jagged":
+        """The rows in that order."""
+        starts = (np.cumsum(self.lengths) - self.lengths)[rows]
+        lengths = self.lengths[rows]
+        ends = np.cumsum(lengths)
+        index = np.arange(ends[-1] if len(ends) else 0) + np.repeat(starts - (ends - lengths), lengths)
+        return Jagged(self.values[index], lengths, None if self.weights is None else self.weights[index])
+
+    def slices(self) -> Callable[[int, int], "Jagged"]:
+        """A function (first row, past-the-last row) → those rows, without copying."""
+        ends = np.concatenate([[0], np.cumsum(self.lengths)])
+
+        def rows(start: int, stop: int) -> Jagged:
+            ids = slice(ends[start], ends[stop])
+            return Jagged(self.values[ids], self.lengths[start:stop], None if self.weights is None else self.weights[ids])
+
+        return rows
+
+    @staticmethod
+    def concatenate(parts: Sequence["Jagged"]) -> "Jagged":
+        """All rows of the parts, in order."""
+        weights = [part.weights for part in parts if part.weights is not None]
+        return Jagged(
+            np.concatenate([part.values for part in parts]),
+            np.concatenate([part.lengths for part in parts]),
+            np.concatenate(weights) if weights else None,
+        )
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Which columns of the shards a model reads, in the order in which it sees them."""
+
+    dense: tuple[str, ...]
+    categorical: tuple[str, ...]
+    bags: tuple[str, ...]
+    weighted: tuple[str, ...]
+    label: str
+    weight: str | None
+
+    @classmethod
+    def of(cls, manifest: Manifest, features: Sequence[str] | None = None) -> "Layout":
+        """The layout of a data set; `features` limits it to the id columns that a model looks up."""
+        wanted = [c for c in manifest.columns if features is None or c.name in features]
+        jagged_weights = {column.weights for column in manifest.columns}
+        row_weights = [name for name in manifest.names("weight") if name not in jagged_weights]
+        labels = manifest.names("label")
+        if len(labels) != 1:
+            raise UserError(f"the data has {len(labels)} label columns, training needs one")
+        return cls(
+            dense=manifest.names("dense"),
+            categorical=tuple(c.name for c in wanted if c.kind == "categorical"),
+            bags=tuple(c.name for c in wanted if c.kind in ("bag", "sequence") and c.weights is None),
+            weighted=tuple(c.name for c in wanted if c.kind in ("bag", "sequence") and c.weights is not None),
+            label=labels[0],
+            weight=row_weights[0] if row_weights else None,
+        )
+
+
+@dataclass(frozen=True)
+class Rows:
+    """R decoded rows. `floats` holds the dense features, then the label, then the row weight, float32 [N + 1 or 2, R]."""
+
+    floats: Array
+    categorical: Array
+    """int32 [C, R]."""
+    jagged: dict[str, Jagged]
+
+    def __len__(self) -> int:
+        return self.floats.shape[1]
+
+
+def decode(record: pa.RecordBatch, layout: Layout, manifest: Manifest, where: str, first_row: int) -> Rows:
+    """Views the columns of a record batch as arrays and checks every id against its table.
+
+    Args:
+        record: rows of a shard.
+        layout: the columns to decode.
+        manifest: for the sizes of the tables and the columns of jagged weights.
+        where: the shard's path, for the message.
+        first_row: the row of the shard at which `record` begins.
+
+    Raises:
+        UserError: naming the shard, row, feature and table of an id outside its table.
+    """
+    floats = (*layout.dense, layout.label, *([layout.weight] if layout.weight else []))
+    rows = Rows(
+        _stack([_values(record.column(name)) for name in floats], np.float32, record.num_rows),
+        _stack([_values(record.column(name)) for name in layout.categorical], np.int32, record.num_rows),
+        {name: _jagged(record, manifest, name) for name in layout.bags + layout.weighted},
+    )
+    for name, ids in zip(layout.categorical, rows.categorical, strict=True):
+        _check(ids, None, manifest, name, where, first_row)
+    for name, jagged in rows.jagged.items():
+        _check(jagged.values, jagged.lengths, manifest, name, where, first_row)
+    return rows
+
+
+def _values(column: pa.Array) -> Array:
+    return column.to_numpy(zero_copy_only=not column.null_count)
+
+
+def _stack(columns: list[Array], dtype: type[np.generic], rows: int) -> Array:
+    return np.stack(columns).astype(dtype, copy=False) if columns else np.empty((0, rows), dtype)
+
+
+def _jagged(record: pa.RecordBatch, manifest: Manifest, name: str) -> Jagged:
+    column, weights = record.column(name), manifest.column(name).weights
+    lengths = np.diff(column.offsets.to_numpy())
+    return Jagged(_values(column.flatten()), lengths, _values(record.column(weights).flatten()) if weights else None)
+
+
+def _check(ids: Array, lengths: Array | None, manifest: Manifest, name: str, where: str, first_row: int) -> None:
+    rows = manifest.rows_of(name)
+    if not len(ids) or (ids.min() >= 0 and ids.max() < rows):
+        return
+    at = int(np.flatnonzero((ids < 0) | (ids >= rows))[0])
+    row = at if lengths is None else int(np.searchsorted(np.cumsum(lengths), at, side="right"))
+    raise UserError(
+        f"{where}, row {first_row + row}: feature {name!r} has id {ids[at]}, outside its table "
+        f"{manifest.column(name).table!r} of {rows} rows; prepare the data again or give the table more rows"
+    )
+
+
+def shuffle(parts: Sequence[Rows], permutation: Array | None) -> Rows:
+    """Joins the pieces of a window and puts its rows in order."""
+    floats = np.concatenate([part.floats for part in parts], axis=1)
+    categorical = np.concatenate([part.categorical for part in parts], axis=1)
+    jagged = {name: Jagged.concatenate([part.jagged[name] for part in parts]) for name in parts[0].jagged}
+    if permutation is None:
+        return Rows(floats, categorical, jagged)
+    return Rows(
+        np.take(floats, permutation, axis=1),
+        np.take(categorical, permutation, axis=1),
+        {name: column.take(permutation) for name, column in jagged.items()},
+    )
+
+
+@dataclass(frozen=True)
+class Slice:
+    """A run of rows of a window."""
+
+    rows: Rows
+    jagged: dict[str, Callable[[int, int], Jagged]]
+    start: int
+    stop: int
+
+
+def collate(slices: Sequence[Slice], layout: Layout, scale: float) -> Batch:
+    """Joins slices into a batch of B rows; an empty list gives an empty batch.
+
+    Args:
+        slices: where the rows are.
+        layout: the columns, in order.
+        scale: see `Batch.scale`.
+    """
+    size = sum(part.stop - part.start for part in slices)
+    num_floats = len(layout.dense) + 1 + (layout.weight is not None)
+    floats = np.empty((num_floats, size), np.float32)
+    ids = np.empty((len(layout.categorical), size), np.int64)
+    at = 0
+    for part in slices:
+        end = at + part.stop - part.start
+        floats[:, at:end] = part.rows.floats[:, part.start : part.stop]
+        ids[:, at:end] = part.rows.categorical[:, part.start : part.stop]
+        at = end
+    numbers = torch.from_numpy(floats)
+    num_dense = len(layout.dense)
+    return Batch(
+        dense=numbers[:num_dense].t().contiguous(),
+        ids=_keyed(slices, layout.categorical, ids, layout.bags, size, weighted=False),
+        weighted_ids=_keyed(slices, (), ids[:0], layout.weighted, size, weighted=True),
+        labels=numbers[num_dense],
+        weights=numbers[-1] if layout.weight else torch.ones(size),
+        scale=torch.tensor(scale),
+    )
+
+
+def _keyed(
+    slices: Sequence[Slice], categorical: tuple[str, ...], ids: Array, jagged: tuple[str, ...], size: int, weighted: bool
+) -> KeyedJaggedTensor:
+    values: list[Array] = [ids.reshape(-1)]
+    lengths: list[Array] = [np.ones(len(categorical) * size, np.int32)]
+    weights: list[Array] = []
+    for name in jagged:
+        parts = [part.jagged[name](part.start, part.stop) for part in slices]
+        values += [part.values for part in parts]
+        lengths += [part.lengths for part in parts]
+        weights += [part.weights for part in parts if part.weights is not None]
+    return KeyedJaggedTensor(
+        keys=[*categorical, *jagged],
+        values=_tensor(values, np.int64),
+        lengths=_tensor(lengths, np.int32),
+        weights=_tensor(weights, np.float32) if weighted else None,
+        stride=size,
+    )
+
+
+def _tensor(parts: list[Array], dtype: type[np.generic]) -> Tensor:
+    if len(parts) == 1:
+        return torch.from_numpy(parts[0].astype(dtype, copy=False))
+    return torch.from_numpy(np.concatenate(parts, dtype=dtype) if parts else np.empty(0, dtype))

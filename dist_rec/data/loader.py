@@ -1,0 +1,211 @@
+"""Streams shuffled rows from shards as batches, from any global step, on any number of processes.
+
+A stream holds one shuffled window in memory and reads the next one in a thread before it is needed; another thread
+puts batches together ahead of the trainer. The order is `dist_rec.data.order`.
+"""
+
+import queue
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from pydantic import Field
+
+from dist_rec.core.batch import Batch
+from dist_rec.core.config import Config
+from dist_rec.core.errors import UserError
+from dist_rec.data.columns import Layout, Rows, Slice, collate, decode, shuffle
+from dist_rec.data.order import Order, steps_in_epoch, streams_of
+from dist_rec.data.shards import CorruptBlock, Dataset
+
+
+class LoaderConfig(Config):
+    """How rows stream from the shards."""
+
+    path: str
+    """Folder (or object-store URI) that `dist-rec prepare` wrote."""
+    streams: int = Field(64, gt=0)
+    """Canonical streams into which the rows are dealt; at least as many as processes."""
+    window: int = Field(8192, gt=0)
+    """Rows of a stream that are shuffled together. Memory is about streams x window x bytes of a row, twice."""
+    threads: int = Field(2, gt=0)
+    """Threads of a process that read and decode windows."""
+    prefetch: int = Field(4, gt=0)
+    """Batches made ahead of the trainer."""
+    on_corrupt: Literal["error", "skip"] = "error"
+    """What a damaged block does: stop the run, or leave the block out and count it."""
+
+
+@dataclass
+class _Window:
+    rows: Rows
+    slices: dict
+    start: int
+    stop: int
+
+
+class Loader:
+    """The batches of one split on one process.
+
+    Args:
+        dataset: the prepared data.
+        split: its part.
+        config: see `LoaderConfig`.
+        batch: rows of a global batch.
+        features: the id columns to read.
+        rank: this process.
+        world: number of processes.
+        seed: of the order.
+        shuffle: False reads in the order of the files.
+
+    Raises:
+        UserError: if the split is empty or there are more processes than rows in a batch or streams.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        split: str,
+        config: LoaderConfig,
+        *,
+        batch: int,
+        features: tuple[str, ...] | None = None,
+        rank: int = 0,
+        world: int = 1,
+        seed: int = 0,
+        shuffle: bool = True,
+    ) -> None:
+        if world > min(batch, config.streams):
+            raise UserError(
+                f"{world} processes, but a global batch of {batch} rows in {config.streams} streams: "
+                "raise the batch or data.streams, or start fewer processes"
+            )
+        self.layout = Layout.of(dataset.manifest, features)
+        self._dataset, self._config = dataset, config
+        self._batch, self._world, self._seed, self._shuffle = batch, world, seed, shuffle
+        self._streams = streams_of(rank, world, config.streams)
+        self._blocks = dataset.blocks(split)
+        block_rows = [rows for _, _, rows in self._blocks]
+        self._block_rows = np.array(block_rows, np.int64)
+        self._first_rows = _first_rows(self._blocks)
+        self.rows = int(self._block_rows.sum())
+        if not self.rows:
+            raise UserError(f"split {split!r} of {dataset.path} has no rows")
+        self.steps_per_epoch = steps_in_epoch(self.rows, batch)
+
+    def global_rows(self, step: int) -> int:
+        """Rows of a global batch: fewer than `batch` in the last step of an epoch."""
+        done = step % self.steps_per_epoch * self._batch
+        return min(self._batch, self.rows - done)
+
+    def batches(self, start: int, stop: int) -> Iterator[Batch]:
+        """The batches of the global steps [start, stop), over as many epochs as that is."""
+        ready: queue.Queue[Batch | BaseException | None] = queue.Queue(self._config.prefetch)
+        closed = threading.Event()
+
+        def produce() -> None:
+            try:
+                for batch in self._produce(start, stop, closed):
+                    _put(ready, batch, closed)
+                _put(ready, None, closed)
+            except BaseException as error:
+                _put(ready, error, closed)
+
+        thread = threading.Thread(target=produce, name="batches", daemon=True)
+        thread.start()
+        try:
+            while (item := ready.get()) is not None:
+                if isinstance(item, BaseException):
+                    raise item
+                yield item
+        finally:
+            closed.set()
+            thread.join()
+
+    def _produce(self, start: int, stop: int, closed: threading.Event) -> Iterator[Batch]:
+        with ThreadPoolExecutor(self._config.threads, "windows") as pool:
+            while start < stop and not closed.is_set():
+                epoch, first = divmod(start, self.steps_per_epoch)
+                last = min(self.steps_per_epoch, first + stop - start)
+                yield from self._epoch(epoch, first, last, pool, closed)
+                start += last - first
+
+    def _epoch(
+        self, epoch: int, first: int, last: int, pool: ThreadPoolExecutor, closed: threading.Event
+    ) -> Iterator[Batch]:
+        config = self._config
+        order = Order(self._block_rows, self._seed, epoch, config.streams, config.window, self._shuffle)
+        streams = [_Stream(self, order, stream, first * self._batch, pool) for stream in self._streams]
+        for step in range(first, last):
+            if closed.is_set():
+                return
+            end = min((step + 1) * self._batch, self.rows)
+            slices = [piece for stream in streams for piece in stream.advance(order.taken(stream.index, end))]
+            yield collate(slices, self.layout, self._world / self.global_rows(step))
+
+    def load_window(self, order: Order, stream: int, index: int) -> _Window:
+        """Reads, checks and shuffles one window of a stream."""
+        start, stop = order.window_span(stream, index)
+        parts = [self._piece(*piece) for piece in order.pieces(stream, index)]
+        rows = shuffle(parts, order.window_permutation(stream, index))
+        return _Window(rows, {name: column.slices() for name, column in rows.jagged.items()}, start, stop)
+
+    def _piece(self, block: int, start: int, stop: int) -> Rows:
+        shard, index, _ = self._blocks[block]
+        record = self._dataset.read_block(shard, index).slice(start, stop - start)
+        where = f"{self._dataset.path}/{shard.path}"
+        return decode(record, self.layout, self._dataset.manifest, where, int(self._first_rows[block]) + start)
+
+
+class _Stream:
+    """A stream's place in an epoch: its window, and the next one on its way."""
+
+    def __init__(self, loader: Loader, order: Order, index: int, sample: int, pool: ThreadPoolExecutor) -> None:
+        self.index = index
+        self._loader, self._order, self._pool = loader, order, pool
+        self._row = order.taken(index, sample)
+        self._size = order.taken(index, order.rows)
+        self._window: _Window | None = None
+        self._number = order.window_at(index, self._row)
+        self._next = self._load(self._number) if self._row < self._size else None
+
+    def _load(self, number: int) -> "Future[_Window] | None":
+        if self._order.window_span(self.index, number)[0] >= self._size:
+            return None
+        return self._pool.submit(self._loader.load_window, self._order, self.index, number)
+
+    def advance(self, until: int) -> Iterator[Slice]:
+        """The stream's rows up to row `until`."""
+        while self._row < until:
+            if self._window is None or self._row >= self._window.stop:
+                assert self._next is not None
+                self._window, self._next = self._next.result(), None
+                self._number += 1
+            window = self._window
+            stop = min(until, window.stop)
+            yield Slice(window.rows, window.slices, self._row - window.start, stop - window.start)
+            self._row = stop
+            # Not before half of the window is used: then one and a half windows is the most that a stream holds.
+            if self._next is None and 2 * (stop - window.start) >= window.stop - window.start:
+                self._next = self._load(self._number)
+
+
+def _first_rows(blocks: list) -> np.ndarray:
+    """The row of its shard at which each block begins."""
+    first, previous, row = [], None, 0
+    for shard, _, rows in blocks:
+        row = 0 if shard is not previous else row
+        first.append(row)
+        previous, row = shard, row + rows
+    return np.array(first, np.int64)
+
+
+def _put(ready: "queue.Queue", item: object, closed: threading.Event) -> None:
+    while not closed.is_set():
+        try:
+            return ready.put(item, timeout=0.1)
+        except queue.Full:
+            continue

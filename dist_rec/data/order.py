@@ -1,0 +1,108 @@
+"""The order of rows: pure functions of (seed, epoch), never of the number of processes.
+
+    blocks ──shuffle──▶ one long sequence ──cut──▶ streams ──shuffle in windows──▶ global batches
+
+The blocks of a split are shuffled and laid end to end. That sequence of `rows` positions is cut into `streams` equal
+parts, each shuffled row by row within windows. Sample i of an epoch is the (i div streams)-th row of stream
+(i mod streams), and global batch g is samples [g * batch, (g + 1) * batch). A process reads only its own streams, so
+the whole state of the data is one number, the global step, at any number of processes.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+Int64 = NDArray[np.int64]
+
+
+def streams_of(rank: int, world: int, streams: int) -> range:
+    """The streams that a process reads: contiguous, and as many as any other process reads, or one more."""
+    return range(streams * rank // world, streams * (rank + 1) // world)
+
+
+def steps_in_epoch(rows: int, batch: int) -> int:
+    """Global batches of an epoch; the last one may be short."""
+    return -(-rows // batch)
+
+
+@dataclass(frozen=True)
+class Order:
+    """The order of one epoch.
+
+    Args:
+        block_rows: rows of every block in the order of the files, int64 [blocks].
+        seed: the run's seed.
+        epoch: counted from 0.
+        streams: number of canonical streams, S.
+        window: rows of a stream that are shuffled together.
+        shuffle: False keeps the order of the files within each stream.
+    """
+
+    block_rows: Int64
+    seed: int
+    epoch: int
+    streams: int
+    window: int
+    shuffle: bool = True
+
+    @cached_property
+    def rows(self) -> int:
+        """Rows of the epoch."""
+        return int(self.block_rows.sum())
+
+    @cached_property
+    def block_order(self) -> Int64:
+        """Index of the block at each place of the sequence, int64 [blocks]."""
+        blocks = len(self.block_rows)
+        return self._random().permutation(blocks) if self.shuffle else np.arange(blocks)
+
+    @cached_property
+    def block_starts(self) -> Int64:
+        """Position in the sequence of the first row of each placed block, and the end, int64 [blocks + 1]."""
+        return np.concatenate([[0], np.cumsum(self.block_rows[self.block_order])])
+
+    def taken(self, stream: int, sample: int) -> int:
+        """Rows of the stream among the first `sample` samples of the epoch."""
+        return max(0, (sample - stream + self.streams - 1) // self.streams)
+
+    def stream_start(self, stream: int) -> int:
+        """Position in the sequence where a stream begins."""
+        base, longer = divmod(self.rows, self.streams)
+        return stream * base + min(stream, longer)
+
+    def window_span(self, stream: int, index: int) -> tuple[int, int]:
+        """First and past-the-last row of a stream's window.
+
+        The first windows have different lengths, so that the streams do not all need a new window at once.
+        """
+        size = self.taken(stream, self.rows)
+        first = -(-self.window * (stream + 1) // self.streams)
+        start = 0 if index == 0 else first + (index - 1) * self.window
+        return min(start, size), min(first + index * self.window, size)
+
+    def window_at(self, stream: int, row: int) -> int:
+        """Index of the window that holds a stream's row."""
+        first = -(-self.window * (stream + 1) // self.streams)
+        return 0 if row < first else 1 + (row - first) // self.window
+
+    def window_permutation(self, stream: int, index: int) -> Int64 | None:
+        """Where in the window each row comes from, int64 [rows of the window]; None for the order of the files."""
+        start, stop = self.window_span(stream, index)
+        return self._random(stream, index).permutation(stop - start) if self.shuffle else None
+
+    def pieces(self, stream: int, index: int) -> list[tuple[int, int, int]]:
+        """The runs of rows that a window is read from: (block, first row, past-the-last row)."""
+        start, stop = (self.stream_start(stream) + row for row in self.window_span(stream, index))
+        place = int(np.searchsorted(self.block_starts, start, side="right")) - 1
+        found = []
+        while start < stop:
+            begin, end = int(self.block_starts[place]), int(self.block_starts[place + 1])
+            if end > start:
+                found.append((int(self.block_order[place]), start - begin, min(stop, end) - begin))
+            start, place = min(stop, end), place + 1
+        return found
+
+    def _random(self, *where: int) -> np.random.Generator:
+        return np.random.Generator(np.random.Philox(np.random.SeedSequence([self.seed, self.epoch, *where])))

@@ -1,0 +1,129 @@
+"""The lookup face of the embedding layer: batches in, a head's embeddings out.
+
+The layer is built on the meta device and sharded by `dist_rec.embedding.sharding`.
+"""
+
+import torch
+from torch import Tensor, nn
+from torchrec.modules.embedding_configs import EmbeddingBagConfig, EmbeddingConfig, PoolingType
+from torchrec.modules.embedding_modules import EmbeddingBagCollection, get_embedding_names_by_table
+from torchrec.modules.embedding_modules import EmbeddingCollection
+from torchrec.modules.regroup import KTRegroupAsDict
+from torchrec.sparse.jagged_tensor import JaggedTensor, KeyedTensor
+
+from dist_rec.core.batch import Batch
+from dist_rec.core.head import Inputs, Lookup, Sequence
+from dist_rec.embedding.tables import EmbeddingTable
+
+POOLING = {"sum": PoolingType.SUM, "mean": PoolingType.MEAN}
+
+
+class EmbeddingLayer(nn.Module):
+    """TorchRec collections for pooled bags, weighted bags and sequences, read by name.
+
+    The order of keys in what a sharded collection returns depends on the plan, so it is always regrouped by key.
+
+    Args:
+        lookups: the head's wishes.
+        tables: from `embedding_tables`.
+    """
+
+    def __init__(self, lookups: tuple[Lookup, ...], tables: tuple[EmbeddingTable, ...]) -> None:
+        super().__init__()
+        bags = [table for table in tables if table.pooling != "none" and not table.weighted]
+        weighted = [table for table in tables if table.pooling != "none" and table.weighted]
+        sequences = [table for table in tables if table.pooling == "none"]
+        self.bags = _bag_collection(bags, weighted=False)
+        self.weighted_bags = _bag_collection(weighted, weighted=True)
+        self.sequences = _collection(sequences)
+        keys = {**_keys(bags), **_keys(weighted)}
+        pooled = tuple(lookup for lookup in lookups if lookup.pooling != "none")
+        self.regroup = _Regroup(pooled, keys) if pooled else None
+        self.split = _Split(tuple(lookup for lookup in lookups if lookup.pooling == "none"), _keys(sequences))
+
+    def forward(self, batch: Batch) -> Inputs:
+        """Looks up a batch of B rows; see `Inputs` for the shapes."""
+        pooled, sequences = {}, {}
+        found = []
+        if self.bags is not None:
+            found.append(self.bags(batch.ids))
+        if self.weighted_bags is not None:
+            found.append(self.weighted_bags(batch.weighted_ids))
+        if self.regroup is not None:
+            pooled = self.regroup(found)
+        if self.sequences is not None:
+            sequences = self.split(self.sequences(batch.ids))
+        return Inputs(dense=batch.dense, pooled=pooled, sequences=sequences)
+
+
+class _Regroup(nn.Module):
+    """Keyed tensors → one [B, F, D] for each lookup."""
+
+    def __init__(self, lookups: tuple[Lookup, ...], keys: dict[tuple[str, str], str]) -> None:
+        super().__init__()
+        self._lookups = lookups
+        groups = [[keys[lookup.name, feature] for feature in lookup.features] for lookup in lookups]
+        self._regroup = KTRegroupAsDict(groups, [lookup.name for lookup in lookups])
+
+    def forward(self, found: list[KeyedTensor]) -> dict[str, Tensor]:
+        grouped = self._regroup(found)
+        return {
+            lookup.name: grouped[lookup.name].unflatten(1, (len(lookup.features), -1))[..., : lookup.dim]
+            for lookup in self._lookups
+        }
+
+
+class _Split(nn.Module):
+    """Jagged tensors by key → sequences by lookup and feature."""
+
+    def __init__(self, lookups: tuple[Lookup, ...], keys: dict[tuple[str, str], str]) -> None:
+        super().__init__()
+        self._lookups, self._keys = lookups, keys
+
+    def forward(self, found: dict[str, JaggedTensor]) -> dict[str, dict[str, Sequence]]:
+        return {
+            lookup.name: {feature: self._sequence(found, lookup, feature) for feature in lookup.features}
+            for lookup in self._lookups
+        }
+
+    def _sequence(self, found: dict[str, JaggedTensor], lookup: Lookup, feature: str) -> Sequence:
+        jagged = found[self._keys[lookup.name, feature]]
+        return Sequence(jagged.values()[:, : lookup.dim], jagged.lengths())
+
+
+def _bag_collection(tables: list[EmbeddingTable], weighted: bool) -> EmbeddingBagCollection | None:
+    configs = [_bag_config(table) for table in tables]
+    return EmbeddingBagCollection(configs, is_weighted=weighted, device=torch.device("meta")) if configs else None
+
+
+def _bag_config(table: EmbeddingTable) -> EmbeddingBagConfig:
+    return EmbeddingBagConfig(
+        name=table.name,
+        num_embeddings=table.rows,
+        embedding_dim=table.padded_dim,
+        feature_names=list(table.features),
+        pooling=POOLING.get(table.pooling, PoolingType.SUM),
+    )
+
+
+def _collection(tables: list[EmbeddingTable]) -> EmbeddingCollection | None:
+    configs = [
+        EmbeddingConfig(
+            name=table.name,
+            num_embeddings=table.rows,
+            embedding_dim=table.padded_dim,
+            feature_names=list(table.features),
+        )
+        for table in tables
+    ]
+    return EmbeddingCollection(configs, device=torch.device("meta")) if configs else None
+
+
+def _keys(tables: list[EmbeddingTable]) -> dict[tuple[str, str], str]:
+    """(lookup, feature) → the key under which TorchRec returns it."""
+    names = get_embedding_names_by_table([_bag_config(table) for table in tables]) if tables else []
+    return {
+        (table.name.split("/", 1)[0], feature): key
+        for table, keys in zip(tables, names, strict=True)
+        for feature, key in zip(table.features, keys, strict=True)
+    }

@@ -1,0 +1,93 @@
+"""The configuration of a run: each component's own config, put together."""
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from dist_rec.core.config import Config
+from dist_rec.core.errors import UserError
+from dist_rec.core.head import find_head
+from dist_rec.data.loader import LoaderConfig
+from dist_rec.embedding.tables import EmbeddingConfig
+from dist_rec.train.schedule import ScheduleConfig
+
+
+class OptimizerConfig(Config):
+    """The optimizer of the dense parameters (those of the embeddings are in `embedding`)."""
+
+    name: Literal["adam", "adagrad", "sgd"] = "adam"
+    """Update rule."""
+    lr: float = Field(0.001, gt=0)
+    """Learning rate."""
+    weight_decay: float = Field(0.0, ge=0)
+    """L2 penalty on the dense parameters."""
+    clip_norm: float | None = Field(None, gt=0)
+    """Largest norm of the dense gradient; a longer one is scaled down. Not set: no clipping."""
+
+
+class TrainConfig(Config):
+    """How long and how."""
+
+    batch: int = Field(2048, gt=0)
+    """Rows of a global batch, dealt to all processes."""
+    epochs: int = Field(1, gt=0)
+    """Passes over the training split."""
+    steps: int | None = Field(None, gt=0)
+    """Stop after this many global steps instead of `epochs`."""
+    evaluate_every: int | None = Field(None, gt=0)
+    """Steps between evaluations on the validation split; not set: after each epoch."""
+    eval_batch: int = Field(8192, gt=0)
+    """Rows of a global batch in evaluation."""
+    patience: int | None = Field(None, gt=0)
+    """Stop after this many evaluations without a better score; not set: never."""
+    precision: Literal["bf16", "fp32"] = "bf16"
+    """Of the dense part's matrix products; parameters, embeddings and sums stay float32."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto takes the GPU where there is one."""
+    log_every: int = Field(100, gt=0)
+    """Steps between lines of metrics.jsonl and TensorBoard."""
+
+
+class CheckpointConfig(Config):
+    """When the whole state is saved."""
+
+    every: int | None = Field(None, gt=0)
+    """Steps between checkpoints; not set: at each evaluation."""
+    keep: int = Field(2, gt=0)
+    """Newest checkpoints that are kept, beside the best one."""
+
+
+class RunConfig(Config):
+    """Everything that defines a run; the number of processes is not among it."""
+
+    seed: int = Field(0, ge=0)
+    """Of initial weights, order of rows and dropout."""
+    task: Literal["click"] = "click"
+    """What is predicted."""
+    data: LoaderConfig
+    """Where the rows come from."""
+    head: dict[str, Any]
+    """The recommender: its `name`, and its own keys (`dist-rec heads NAME` lists them)."""
+    embedding: EmbeddingConfig = EmbeddingConfig()
+    """The sharded embedding layer."""
+    optimizer: OptimizerConfig = OptimizerConfig()
+    """Of the dense parameters."""
+    schedule: ScheduleConfig = ScheduleConfig()
+    """Of the learning rates."""
+    train: TrainConfig = TrainConfig()
+    """Length, evaluation, precision."""
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    """Saving."""
+
+    def head_config(self) -> Config:
+        """The head's own config, checked against its keys."""
+        values = dict(self.head)
+        name = values.pop("name", None)
+        if not isinstance(name, str):
+            raise UserError("missing key 'head.name'; `dist-rec heads` lists the heads")
+        return find_head(name).Config.parse(values, "head.")
+
+    @property
+    def head_name(self) -> str:
+        """The name by which the head is found."""
+        return self.head["name"]
