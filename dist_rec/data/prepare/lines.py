@@ -1,0 +1,158 @@
+"""Whole lines out of plain or gzipped text, in large blocks and with bounded memory.
+
+Gzip is known by its first bytes, not by the file's name. A plain file is cut into pieces that are read in parallel;
+a gzipped one can only be read from its start, so it is one piece, unpacked in a thread while its lines are parsed.
+"""
+
+import glob
+import zlib
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, TypeVar
+
+from dist_rec.core.errors import UserError
+
+BLOCK_BYTES = 2 << 20
+PACKED_BYTES = 768 << 10
+PIECE_BYTES = 64 << 20
+GZIP_MAGIC = b"\x1f\x8b"
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Piece:
+    """The lines of a file that begin at a byte in [start, stop)."""
+
+    path: str
+    start: int
+    stop: int
+
+    @property
+    def bytes(self) -> int:
+        """Size on disk."""
+        return self.stop - self.start
+
+    def line_number(self, line: int) -> int:
+        """The 1-based number in the file of a line counted from 0 in this piece; reads the file up to the piece."""
+        before, last = 0, b"\n"
+        with Path(self.path).open("rb") as file:
+            while block := file.read(min(BLOCK_BYTES, self.start - file.tell())):
+                before, last = before + block.count(b"\n"), block[-1:]
+        return before + (last != b"\n") + line + 1
+
+
+def find_files(patterns: Iterable[str], option: str) -> list[str]:
+    """Files named by paths or glob patterns: in the order of the patterns, sorted within each.
+
+    Raises:
+        UserError: naming the option, if a pattern matches nothing, or naming a folder or a file given twice.
+    """
+    found: list[str] = []
+    for pattern in patterns:
+        matches = [pattern] if Path(pattern).exists() else sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207
+        if not matches:
+            raise UserError(f"{option} {pattern!r}: no such file")
+        found += matches
+    for index, path in enumerate(found):
+        if Path(path).is_dir():
+            raise UserError(f"{option} {path!r} is a folder; name its files, such as '{path}/*'")
+        if path in found[:index]:
+            raise UserError(f"{option} names {path} twice")
+    return found
+
+
+def cut(path: str) -> list[Piece]:
+    """The pieces of a file: one for gzip, of `PIECE_BYTES` for plain text.
+
+    Raises:
+        UserError: if the file is missing, unreadable or empty.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            magic = file.read(len(GZIP_MAGIC))
+            size = file.seek(0, 2)
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from None
+    if size == 0:
+        raise UserError(f"{path} is empty")
+    step = size if magic == GZIP_MAGIC else PIECE_BYTES
+    return [Piece(path, start, min(start + step, size)) for start in range(0, size, step)]
+
+
+def read_lines(piece: Piece, margin: bytes) -> Iterator[tuple[bytes, int]]:
+    """Blocks of whole lines, each line ended by one newline (Windows line ends become plain ones).
+
+    Args:
+        piece: what to read.
+        margin: put before the lines of every block, for readers that look back.
+
+    Yields:
+        The margin with the lines, and how many bytes of the file were read for them.
+
+    Raises:
+        UserError: for a truncated or damaged gzip file, or a line that is too long to be one.
+    """
+    carry, read = b"", 0
+    for block, size in _ahead(_blocks(piece)):
+        read += size
+        end = block.rfind(b"\n") + 1
+        if end:
+            yield _unix(b"".join((margin, carry, memoryview(block)[:end]))), read
+            carry, read = block[end:], 0
+        else:
+            carry += block
+        if len(carry) > BLOCK_BYTES:
+            raise UserError(f"{piece.path} has a line of more than {BLOCK_BYTES >> 20} MiB; is it a text file?")
+    if carry:
+        yield _unix(b"".join((margin, carry, b"\n"))), read
+
+
+def _unix(lines: bytes) -> bytes:
+    return lines.replace(b"\r\n", b"\n") if b"\r" in lines else lines
+
+
+def _ahead(items: Iterator[T]) -> Iterator[T]:
+    """The same items, the next one made in a thread while the current one is used."""
+    with ThreadPoolExecutor(1) as thread:
+        coming = thread.submit(next, items, None)
+        while (item := coming.result()) is not None:
+            coming = thread.submit(next, items, None)
+            yield item
+
+
+def _blocks(piece: Piece) -> Iterator[tuple[bytes, int]]:
+    with Path(piece.path).open("rb") as file:
+        is_gzip = file.read(len(GZIP_MAGIC)) == GZIP_MAGIC
+        file.seek(0)
+        yield from _unpack(file, piece.path) if is_gzip else _slice(file, piece)
+
+
+def _slice(file: BinaryIO, piece: Piece) -> Iterator[tuple[bytes, int]]:
+    if piece.start:
+        file.seek(piece.start - 1)
+        file.readline(BLOCK_BYTES)  # the rest of a line of the piece before, or only the newline that ends it
+    while (position := file.tell()) < piece.stop:
+        block = file.read(min(BLOCK_BYTES, piece.stop - position))
+        if position + len(block) >= piece.stop and not block.endswith(b"\n"):
+            block += file.readline(BLOCK_BYTES)
+        yield block, len(block)
+
+
+def _unpack(file: BinaryIO, path: str) -> Iterator[tuple[bytes, int]]:
+    """All members of a gzip file, their checksums verified."""
+    packed = b""
+    while packed or (packed := file.read(PACKED_BYTES)):
+        member = zlib.decompressobj(wbits=31)
+        while not member.eof:
+            packed = packed or file.read(PACKED_BYTES)
+            try:
+                block = member.decompress(packed, BLOCK_BYTES)
+            except zlib.error as error:
+                raise UserError(f"{path} is a damaged gzip file: {error}") from None
+            if not packed and not block:
+                raise UserError(f"{path} is a truncated gzip file: it ends in the middle of the data")
+            yield block, len(packed) - len(member.unconsumed_tail) - len(member.unused_data)
+            packed = member.unconsumed_tail
+        packed = member.unused_data.lstrip(b"\0")

@@ -1,0 +1,212 @@
+"""From 32-bit category values to rows of an embedding table: counted vocabularies, or hashing to buckets.
+
+A vocabulary is fitted by an external sort. Every segment of rows leaves one sorted *run* of (value, count) for each
+column on disk; runs are merged block by block, so memory does not grow with the data or with the distinct values.
+Row 0 of a table stands for missing values and, in a vocabulary, for the values that are too rare.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from dist_rec.core.errors import UserError
+
+MERGE_ENTRIES = 1 << 20
+"""Entries of all runs together that a merge holds at once."""
+U64 = np.uint64
+
+
+@dataclass(frozen=True)
+class Factors:
+    """A column of N rows by its K distinct values."""
+
+    values_K: NDArray[np.uint32]
+    """Ascending; missing rows have no part in it."""
+    counts_K: NDArray[np.uint32]
+    code_N: NDArray[np.uint32]
+    """Index into the distinct values, or K where the row's value is missing."""
+
+
+def factorize(value_N: NDArray[np.uint32], missing_N: NDArray[np.bool_]) -> Factors:
+    """Distinct values, their counts and where they stand, by one sort of (value, row) packed into 64 bits."""
+    rows = value_N.size
+    row_bits = U64(rows.bit_length())
+    key = value_N.astype(np.uint64)
+    key[missing_N] = 1 << 32
+    key <<= row_bits
+    key |= np.arange(rows, dtype=np.uint64)
+    key.sort()
+    ordered = key >> row_bits
+    starts = np.flatnonzero(np.concatenate(([True], ordered[1:] != ordered[:-1]))[:rows])
+    counts = np.diff(starts, append=rows)
+    code_N = np.empty(rows, np.uint32)
+    code_N[(key & ((U64(1) << row_bits) - U64(1))).astype(np.intp)] = np.repeat(
+        np.arange(starts.size, dtype=np.uint32), counts
+    )
+    present = starts.size - bool(missing_N.any())
+    return Factors(ordered[starts[:present]].astype(np.uint32), counts[:present].astype(np.uint32), code_N)
+
+
+@dataclass(frozen=True)
+class Run:
+    """Entries [start, stop) of a file of 64-bit words `value << 32 | count`, ascending."""
+
+    path: Path
+    start: int
+    stop: int
+
+    def read(self, start: int, count: int) -> NDArray[np.uint64]:
+        """Some entries."""
+        return np.fromfile(self.path, np.uint64, count, offset=start * 8)
+
+    def values(self) -> NDArray[np.uint32]:
+        """All values."""
+        return (self.read(self.start, self.stop - self.start) >> U64(32)).astype(np.uint32)
+
+
+def pack(factors: Factors) -> NDArray[np.uint64]:
+    """The entries of a run."""
+    return factors.values_K.astype(np.uint64) << U64(32) | factors.counts_K
+
+
+def merge(runs: list[Run], entries: int = MERGE_ENTRIES) -> Iterator[tuple[NDArray[np.uint32], NDArray[np.int64]]]:
+    """Adds up runs: blocks of distinct ascending values with their total counts, holding about `entries` at once."""
+    each = max(entries // max(len(runs), 1), 1)
+    cursors = [_Cursor(run) for run in runs]
+    while cursors:
+        for cursor in cursors:
+            cursor.fill(each)
+        # What is at most the smallest last entry of the runs that go on is complete.
+        bound = min((cursor.held[-1] | U64(0xFFFFFFFF) for cursor in cursors if cursor.unread), default=~U64(0))
+        packed = np.concatenate([cursor.take(bound) for cursor in cursors])
+        packed.sort()
+        cursors = [cursor for cursor in cursors if cursor.unread or cursor.held.size]
+        value = (packed >> U64(32)).astype(np.uint32)
+        starts = np.flatnonzero(np.concatenate(([True], value[1:] != value[:-1])))
+        yield value[starts], np.add.reduceat((packed & U64(0xFFFFFFFF)).astype(np.int64), starts)
+
+
+@dataclass
+class _Cursor:
+    run: Run
+    held: NDArray[np.uint64] = field(default_factory=lambda: np.empty(0, np.uint64))
+    position: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.position = self.run.start
+
+    @property
+    def unread(self) -> int:
+        return self.run.stop - self.position
+
+    def fill(self, entries: int) -> None:
+        count = min(entries - self.held.size, self.unread)
+        if count > 0:
+            self.held = np.concatenate((self.held, self.run.read(self.position, count)))
+            self.position += count
+
+    def take(self, bound: np.uint64) -> NDArray[np.uint64]:
+        cut = int(np.searchsorted(self.held, bound, side="right"))
+        taken, self.held = self.held[:cut], self.held[cut:]
+        return taken
+
+
+def fit(runs: list[Run], min_count: int, path: Path) -> None:
+    """Writes the vocabulary of a column: values seen at least `min_count` times, by descending count, then by value.
+
+    Ids are dealt by a counting sort: the values stay in ascending order on disk and every count knows its next id.
+    """
+    levels: dict[int, int] = {}
+    counts_path = path.with_suffix(".counts")
+    values_path = path.with_suffix(".values")
+    with counts_path.open("wb") as counts_file, values_path.open("wb") as values_file:
+        for values, counts in merge(runs):
+            kept = counts >= min_count
+            values[kept].tofile(values_file)
+            counts[kept].tofile(counts_file)
+            for level, number in zip(*np.unique(counts[kept], return_counts=True), strict=True):
+                levels[int(level)] = levels.get(int(level), 0) + int(number)
+    size = sum(levels.values())
+    with path.open("wb") as file:
+        header = {"descr": "<u4", "fortran_order": False, "shape": (2, size)}
+        np.lib.format.write_array_header_1_0(file, header)
+        for values in _blocks_of(values_path, np.dtype(np.uint32)):
+            values.tofile(file)
+        for ids in _ids_by_count(_blocks_of(counts_path, np.dtype(np.int64)), levels):
+            ids.astype(np.uint32).tofile(file)
+    counts_path.unlink()
+    values_path.unlink()
+
+
+def _blocks_of(path: Path, dtype: np.dtype) -> Iterator[NDArray]:
+    with path.open("rb") as file:
+        while (block := np.fromfile(file, dtype, MERGE_ENTRIES)).size:
+            yield block
+
+
+def _ids_by_count(blocks: Iterator[NDArray[np.int64]], levels: dict[int, int]) -> Iterator[NDArray[np.int64]]:
+    """The ids of values whose counts come in blocks; `levels` says how many values have each count."""
+    level_L = np.array(sorted(levels), np.int64)
+    sizes_L = np.array([levels[level] for level in level_L], np.int64)
+    next_L = 1 + sizes_L[::-1].cumsum()[::-1] - sizes_L
+    for counts in blocks:
+        level = np.searchsorted(level_L, counts)
+        order = np.argsort(level, kind="stable")
+        ordered = level[order]
+        ids = np.empty_like(counts)
+        ids[order] = next_L[ordered] + np.arange(counts.size) - np.searchsorted(ordered, ordered)
+        next_L += np.bincount(level, minlength=level_L.size)
+        yield ids
+
+
+class Vocabulary:
+    """The ids of a fitted column, looked up on disk: a file of ascending values and the id of each.
+
+    Raises:
+        UserError: if the file is missing, or its bytes are not those that were fitted.
+    """
+
+    def __init__(self, path: Path) -> None:
+        try:
+            self.values, self.ids = np.load(path, mmap_mode="r")
+        except (OSError, ValueError):
+            raise UserError(f"{path} is missing or damaged; prepare the data again") from None
+
+    @property
+    def rows(self) -> int:
+        """Rows of the embedding table."""
+        return self.values.size + 1
+
+    def rows_of(self, values_K: NDArray[np.uint32]) -> NDArray[np.int32]:
+        """The row of each of some ascending values, 0 if it is unknown, and then row 0 for missing, (K + 1,)."""
+        row_K1 = np.zeros(values_K.size + 1, np.int32)
+        if self.values.size:
+            place = np.minimum(np.searchsorted(self.values, values_K), self.values.size - 1)
+            row_K1[:-1] = np.where(self.values[place] == values_K, self.ids[place], 0)
+        return row_K1
+
+
+def checksum(path: Path) -> str:
+    """xxh3_64 of a file, 16 hex digits."""
+    digest = xxhash.xxh3_64()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def bucket(value_N: NDArray[np.uint32], missing_N: NDArray[np.bool_], buckets: int) -> NDArray[np.int32]:
+    """Hashes values to 1 … `buckets`, (N,): MurmurHash3's 32-bit finalizer, then multiply and shift (Lemire 2019)."""
+    hashed = value_N ^ (value_N >> np.uint32(16))
+    hashed *= np.uint32(0x85EBCA6B)
+    hashed ^= hashed >> np.uint32(13)
+    hashed *= np.uint32(0xC2B2AE35)
+    hashed ^= hashed >> np.uint32(16)
+    ids = (hashed.astype(np.uint64) * U64(buckets) >> U64(32)).astype(np.int32)
+    ids += 1
+    ids[missing_N] = 0
+    return ids
