@@ -11,7 +11,7 @@ Shapes: N rows of a segment, 13 integers and 26 categories a row.
 import re
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -26,8 +26,8 @@ from dist_rec.core.schema import Column, Manifest, Shard, Split, Table
 from dist_rec.data.prepare.lines import Piece, cut, find_files, read_lines
 from dist_rec.data.prepare.tsv import MARGIN, Fields, NotNumbers
 from dist_rec.data.prepare.vocabulary import Run, Vocabulary, bucket, checksum, factorize, fit, pack
-from dist_rec.data.prepare.workers import Report, Workers, available_cpus
 from dist_rec.data.shards import Dataset, ShardWriter, arrow_schema, new_folder
+from dist_rec.data.workers import Report, Workers, available_cpus
 
 INTS, CATS = 13, 26
 DENSE = tuple(f"int_{index}" for index in range(INTS))
@@ -283,7 +283,7 @@ class Prepared:
 
 
 def prepare(
-    patterns: dict[str, Sequence[str]],
+    patterns: Mapping[str, Sequence[str]],
     out: Path,
     min_count: int | None = None,
     buckets: int | None = None,
@@ -326,7 +326,7 @@ def prepare(
     return Prepared(manifest, time.perf_counter() - began)
 
 
-def _find_pieces(patterns: dict[str, Sequence[str]]) -> dict[str, list[Piece]]:
+def _find_pieces(patterns: Mapping[str, Sequence[str]]) -> dict[str, list[Piece]]:
     pieces: dict[str, list[Piece]] = {}
     owner: dict[Path, str] = {}
     for split, of_split in patterns.items():
