@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 class ClickMetrics:
     """AUC, log loss, normalised entropy and calibration of clicks; labels are 0 or 1.
 
-    Keeps 12 bytes a row on the device. `compute` needs about 100 bytes a row for a moment, wherever the rows lie: AUC
+    Keeps 12 bytes a row on the device. `compute` needs about 150 bytes a row for a moment, wherever the rows lie: AUC
     sorts them by score over the processes and gathers them nowhere.
 
     Args:
