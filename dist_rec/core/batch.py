@@ -1,6 +1,6 @@
 """A batch of rows as the model receives it.
 
-Shapes: B rows, N dense features, F id features.
+Shapes: B rows of this process, P >= B rows of the process that has most, N dense features, F id features.
 """
 
 from dataclasses import dataclass, fields, replace
@@ -19,9 +19,10 @@ class Batch(Pipelineable):
     dense: Tensor
     """float32 [B, N]."""
     ids: KeyedJaggedTensor
-    """Unweighted id features, F keys, B rows."""
+    """Unweighted id features, F keys, P rows: after the B real rows come empty ones, which look nothing up, so that all
+    processes exchange equally many (Gloo has no uneven reduce-scatter). The head does not see them."""
     weighted_ids: KeyedJaggedTensor
-    """Weighted bags; no keys where the data has none."""
+    """Weighted bags, likewise; no keys where the data has none."""
     labels: Tensor
     """float32 [B]."""
     weights: Tensor

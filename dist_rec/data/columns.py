@@ -176,12 +176,13 @@ class Slice:
     stop: int
 
 
-def collate(slices: Sequence[Slice], layout: Layout, scale: float) -> Batch:
+def collate(slices: Sequence[Slice], layout: Layout, padded: int, scale: float) -> Batch:
     """Joins slices into a batch of B rows; an empty list gives an empty batch.
 
     Args:
         slices: where the rows are.
         layout: the columns, in order.
+        padded: rows of the id features, P (see `Batch.ids`).
         scale: see `Batch.scale`.
     """
     size = sum(part.stop - part.start for part in slices)
@@ -198,8 +199,8 @@ def collate(slices: Sequence[Slice], layout: Layout, scale: float) -> Batch:
     num_dense = len(layout.dense)
     return Batch(
         dense=numbers[:num_dense].t().contiguous(),
-        ids=_keyed(slices, layout.categorical, ids, layout.bags, size, weighted=False),
-        weighted_ids=_keyed(slices, (), ids[:0], layout.weighted, size, weighted=True),
+        ids=_keyed(slices, layout.categorical, ids, layout.bags, padded, weighted=False),
+        weighted_ids=_keyed(slices, (), ids[:0], layout.weighted, padded, weighted=True),
         labels=numbers[num_dense],
         weights=numbers[-1] if layout.weight else torch.ones(size),
         scale=torch.tensor(scale),
@@ -207,22 +208,27 @@ def collate(slices: Sequence[Slice], layout: Layout, scale: float) -> Batch:
 
 
 def _keyed(
-    slices: Sequence[Slice], categorical: tuple[str, ...], ids: Array, jagged: tuple[str, ...], size: int, weighted: bool
+    slices: Sequence[Slice], categorical: tuple[str, ...], ids: Array, jagged: tuple[str, ...], padded: int, weighted: bool
 ) -> KeyedJaggedTensor:
+    lengths = np.zeros((len(categorical) + len(jagged), padded), np.int32)
+    lengths[: len(categorical), : ids.shape[1]] = 1
     values: list[Array] = [ids.reshape(-1)]
-    lengths: list[Array] = [np.ones(len(categorical) * size, np.int32)]
     weights: list[Array] = []
-    for name in jagged:
-        parts = [part.jagged[name](part.start, part.stop) for part in slices]
-        values += [part.values for part in parts]
-        lengths += [part.lengths for part in parts]
-        weights += [part.weights for part in parts if part.weights is not None]
+    for name, row in zip(jagged, lengths[len(categorical) :], strict=True):
+        at = 0
+        for part in slices:
+            piece = part.jagged[name](part.start, part.stop)
+            row[at : at + len(piece.lengths)] = piece.lengths
+            at += len(piece.lengths)
+            values.append(piece.values)
+            if piece.weights is not None:
+                weights.append(piece.weights)
     return KeyedJaggedTensor(
         keys=[*categorical, *jagged],
         values=_tensor(values, np.int64),
-        lengths=_tensor(lengths, np.int32),
+        lengths=torch.from_numpy(lengths.reshape(-1)),
         weights=_tensor(weights, np.float32) if weighted else None,
-        stride=size,
+        stride=padded,
     )
 
 

@@ -18,7 +18,7 @@ from dist_rec.core.batch import Batch
 from dist_rec.core.config import Config
 from dist_rec.core.errors import UserError
 from dist_rec.data.columns import Layout, Rows, Slice, collate, decode, shuffle
-from dist_rec.data.order import Order, steps_in_epoch, streams_of
+from dist_rec.data.order import Order, most_rows, steps_in_epoch, streams_of
 from dist_rec.data.shards import CorruptBlock, Dataset
 
 
@@ -142,9 +142,10 @@ class Loader:
         for step in range(first, last):
             if closed.is_set():
                 return
-            end = min((step + 1) * self._batch, self.rows)
-            slices = [piece for stream in streams for piece in stream.advance(order.taken(stream.index, end))]
-            yield collate(slices, self.layout, self._world / self.global_rows(step))
+            samples = range(step * self._batch, min((step + 1) * self._batch, self.rows))
+            slices = [piece for stream in streams for piece in stream.advance(order.taken(stream.index, samples.stop))]
+            padded = most_rows(samples, self._world, config.streams)
+            yield collate(slices, self.layout, padded, self._world / len(samples))
 
     def load_window(self, order: Order, stream: int, index: int) -> _Window:
         """Reads, checks and shuffles one window of a stream."""

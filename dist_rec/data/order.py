@@ -22,6 +22,23 @@ def streams_of(rank: int, world: int, streams: int) -> range:
     return range(streams * rank // world, streams * (rank + 1) // world)
 
 
+def rows_of(samples: range, mine: range, streams: int) -> int:
+    """How many of consecutive samples belong to a process with the streams `mine`."""
+
+    def before(sample: int) -> int:
+        rounds, rest = divmod(sample, streams)
+        return rounds * len(mine) + min(max(rest - mine.start, 0), len(mine))
+
+    return before(samples.stop) - before(samples.start)
+
+
+def most_rows(samples: range, world: int, streams: int) -> int:
+    """Rows of the process that gets most of consecutive samples."""
+    if streams % world == 0 and len(samples) % streams == 0:
+        return len(samples) // world
+    return max(rows_of(samples, streams_of(rank, world, streams), streams) for rank in range(world))
+
+
 def steps_in_epoch(rows: int, batch: int) -> int:
     """Global batches of an epoch; the last one may be short."""
     return -(-rows // batch)

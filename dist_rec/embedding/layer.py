@@ -6,17 +6,17 @@ The layer is built on the meta device and sharded by `dist_rec.embedding.shardin
 import torch
 from torch import Tensor, nn
 from torchrec.modules.embedding_configs import EmbeddingBagConfig, EmbeddingConfig, PoolingType
-from torchrec.modules.embedding_modules import EmbeddingBagCollection, get_embedding_names_by_table
-from torchrec.modules.embedding_modules import EmbeddingCollection
+from torchrec.modules.embedding_modules import (
+    EmbeddingBagCollection,
+    EmbeddingCollection,
+    get_embedding_names_by_table,
+)
 from torchrec.modules.regroup import KTRegroupAsDict
-from torchrec.sparse.jagged_tensor import JaggedTensor, KeyedTensor
+from torchrec.sparse.jagged_tensor import JaggedTensor, KeyedJaggedTensor, KeyedTensor
 
 from dist_rec.core.batch import Batch
 from dist_rec.core.head import Inputs, Lookup, Sequence
 from dist_rec.embedding.tables import EmbeddingTable
-
-POOLING = {"sum": PoolingType.SUM, "mean": PoolingType.MEAN}
-
 
 class EmbeddingLayer(nn.Module):
     """TorchRec collections for pooled bags, weighted bags and sequences, read by name.
@@ -50,14 +50,17 @@ class EmbeddingLayer(nn.Module):
         if self.weighted_bags is not None:
             found.append(self.weighted_bags(batch.weighted_ids))
         if self.regroup is not None:
-            pooled = self.regroup(found)
+            pooled = self.regroup(found, batch.labels, batch.ids, batch.weighted_ids)
         if self.sequences is not None:
-            sequences = self.split(self.sequences(batch.ids))
+            sequences = self.split(self.sequences(batch.ids), batch.labels)
         return Inputs(dense=batch.dense, pooled=pooled, sequences=sequences)
 
 
 class _Regroup(nn.Module):
-    """Keyed tensors → one [B, F, D] for each lookup."""
+    """Keyed tensors of sums → one [B, F, D] for each lookup.
+
+    Means are taken here, since TorchRec leaves the division out under some kinds of sharding.
+    """
 
     def __init__(self, lookups: tuple[Lookup, ...], keys: dict[tuple[str, str], str]) -> None:
         super().__init__()
@@ -65,12 +68,19 @@ class _Regroup(nn.Module):
         groups = [[keys[lookup.name, feature] for feature in lookup.features] for lookup in lookups]
         self._regroup = KTRegroupAsDict(groups, [lookup.name for lookup in lookups])
 
-    def forward(self, found: list[KeyedTensor]) -> dict[str, Tensor]:
-        grouped = self._regroup(found)
-        return {
-            lookup.name: grouped[lookup.name].unflatten(1, (len(lookup.features), -1))[..., : lookup.dim]
-            for lookup in self._lookups
-        }
+    def forward(
+        self, found: list[KeyedTensor], labels_B: Tensor, ids: KeyedJaggedTensor, weighted_ids: KeyedJaggedTensor
+    ) -> dict[str, Tensor]:
+        grouped, rows = self._regroup(found), len(labels_B)
+        pooled = {}
+        for lookup in self._lookups:
+            x_BFD = grouped[lookup.name][:rows].unflatten(1, (len(lookup.features), -1))[..., : lookup.dim]
+            if lookup.pooling == "mean":
+                columns = [(ids if name in ids.keys() else weighted_ids)[name] for name in lookup.features]
+                lengths_BF = torch.stack([column.lengths()[:rows] for column in columns], dim=1)
+                x_BFD = x_BFD / lengths_BF.clamp(min=1).unsqueeze(2)
+            pooled[lookup.name] = x_BFD
+        return pooled
 
 
 class _Split(nn.Module):
@@ -80,15 +90,16 @@ class _Split(nn.Module):
         super().__init__()
         self._lookups, self._keys = lookups, keys
 
-    def forward(self, found: dict[str, JaggedTensor]) -> dict[str, dict[str, Sequence]]:
+    def forward(self, found: dict[str, JaggedTensor], labels_B: Tensor) -> dict[str, dict[str, Sequence]]:
+        rows = len(labels_B)
         return {
-            lookup.name: {feature: self._sequence(found, lookup, feature) for feature in lookup.features}
+            lookup.name: {feature: self._sequence(found, lookup, feature, rows) for feature in lookup.features}
             for lookup in self._lookups
         }
 
-    def _sequence(self, found: dict[str, JaggedTensor], lookup: Lookup, feature: str) -> Sequence:
+    def _sequence(self, found: dict[str, JaggedTensor], lookup: Lookup, feature: str, rows: int) -> Sequence:
         jagged = found[self._keys[lookup.name, feature]]
-        return Sequence(jagged.values()[:, : lookup.dim], jagged.lengths())
+        return Sequence(jagged.values()[:, : lookup.dim], jagged.lengths()[:rows])
 
 
 def _bag_collection(tables: list[EmbeddingTable], weighted: bool) -> EmbeddingBagCollection | None:
@@ -102,7 +113,7 @@ def _bag_config(table: EmbeddingTable) -> EmbeddingBagConfig:
         num_embeddings=table.rows,
         embedding_dim=table.padded_dim,
         feature_names=list(table.features),
-        pooling=POOLING.get(table.pooling, PoolingType.SUM),
+        pooling=PoolingType.SUM,
     )
 
 

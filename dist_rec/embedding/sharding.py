@@ -27,7 +27,7 @@ from torchrec.distributed.sharding_plan import (
     table_wise,
 )
 from torchrec.distributed.types import ModuleSharder, ShardedTensor, ShardingPlan, ShardingType
-from torchrec.optim import RowWiseAdagrad
+from torchrec.optim import Adam, RowWiseAdagrad
 
 from dist_rec.core.errors import UserError
 from dist_rec.embedding.layer import EmbeddingLayer
@@ -55,12 +55,12 @@ class Cluster:
 
 
 def optimizer_class(config: EmbeddingConfig) -> tuple[type[torch.optim.Optimizer], dict[str, object]]:
-    """The optimizer of the tables and its arguments; FBGEMM runs the fused form of the same."""
+    """The optimizer of the tables and its arguments, by FBGEMM's names; it runs the fused form of the same."""
     eps = {"lr": config.lr, "eps": config.eps}
     if config.optimizer == "sgd":
         return torch.optim.SGD, {"lr": config.lr}
     if config.optimizer == "adam":
-        return torch.optim.Adam, {**eps, "betas": (config.beta1, config.beta2)}
+        return Adam, {**eps, "beta1": config.beta1, "beta2": config.beta2}
     return (RowWiseAdagrad if config.optimizer == "rowwise_adagrad" else torch.optim.Adagrad), eps
 
 
@@ -108,6 +108,8 @@ def _chosen(table: EmbeddingTable, config: EmbeddingConfig, cluster: Cluster) ->
             f"table {table.name!r}: data_parallel with Adam would move rows that are not in the batch; "
             "choose another embedding.optimizer or sharding"
         )
+    if sharding == "data_parallel" and table.pooling == "none" and cluster.device.type == "cpu":
+        raise UserError(f"table {table.name!r}: FBGEMM has no data_parallel sequences on CPUs; choose table_wise")
     return sharding
 
 

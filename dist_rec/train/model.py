@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torchrec.distributed import DistributedModelParallel
 from torchrec.optim.clipping import GradientClipping, GradientClippingOptimizer
 from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizer, KeyedOptimizerWrapper
+from torchrec.optim.optimizers import in_backward_optimizer_filter
 
 from dist_rec.core.batch import Batch
 from dist_rec.core.head import Head, Inputs, find_head
@@ -88,8 +89,7 @@ def build_model(config: RunConfig, manifest: Manifest, process: Process) -> Dist
 
 def build_optimizer(config: RunConfig, model: DistributedModelParallel) -> CombinedOptimizer:
     """All optimizers as one: fused ones of sharded tables, and those of dense parameters and replicated tables."""
-    fused = model.fused_optimizer.params
-    rest = {name: parameter for name, parameter in model.named_parameters() if name not in fused}
+    rest = dict(in_backward_optimizer_filter(model.named_parameters()))
     replicated = {name: parameter for name, parameter in rest.items() if _is_table(name)}
     dense = {name: parameter for name, parameter in rest.items() if not _is_table(name)}
     optimizers: list[KeyedOptimizer] = [model.fused_optimizer]

@@ -1,0 +1,59 @@
+"""One training step of a tiny model on every process: the whole path of lookup, exchange, update; run by `doctor`."""
+
+import torch
+import torch.distributed as dist
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
+
+from dist_rec.core.batch import Batch
+from dist_rec.core.process import process_group, this_process
+from dist_rec.core.schema import Column, Manifest, Table
+from dist_rec.train.config import RunConfig
+from dist_rec.train.model import build_model, build_optimizer
+
+ROWS = 8
+
+
+def main() -> None:
+    """Exits with an error unless the loss is finite and falls."""
+    manifest = Manifest(
+        columns=(Column(name="label", kind="label"), Column(name="x", kind="dense")) + tuple(
+            Column(name=name, kind="categorical", table=name) for name in ("user", "item")
+        ),
+        tables={"user": Table(rows=100), "item": Table(rows=50)},
+        splits={},
+    )
+    head = {"name": "dlrm", "dim": 4, "bottom": (8,), "top": (8,)}
+    config = RunConfig.parse({"data": {"path": "none"}, "head": head, "train": {"device": "cpu"}})
+    process = this_process("cpu")
+    with process_group(process):
+        model = build_model(config, manifest, process)
+        optimizer = build_optimizer(config, model)
+        random = torch.Generator().manual_seed(process.rank)
+        ids = KeyedJaggedTensor.from_lengths_sync(
+            ["user", "item"],
+            torch.randint(0, 50, (2 * ROWS,), generator=random),
+            torch.ones(2 * ROWS, dtype=torch.int32),
+        )
+        labels = torch.rand(ROWS, generator=random).round()
+        batch = Batch(
+            dense=torch.rand(ROWS, 1, generator=random),
+            ids=ids,
+            weighted_ids=KeyedJaggedTensor.empty(),
+            labels=labels,
+            weights=torch.ones(ROWS),
+            scale=torch.tensor(1 / ROWS),
+        )
+        losses = []
+        for _ in range(20):
+            optimizer.zero_grad()
+            loss, output = model(batch)
+            loss.backward()
+            optimizer.step()
+            losses.append(output.loss)
+        curve = torch.stack(losses)
+        dist.all_reduce(curve)
+    assert torch.isfinite(curve).all() and curve[-1] < curve[0], f"the loss does not fall: {curve.tolist()}"
+
+
+if __name__ == "__main__":
+    main()
