@@ -89,7 +89,9 @@ def _cuda() -> Finding:
 
     if not torch.cuda.is_available():
         built = torch.version.cuda
-        gpus = subprocess.run(["nvidia-smi", "-L"], capture_output=True, check=False).returncode == 0 if _smi() else False
+        gpus = (
+            subprocess.run(["nvidia-smi", "-L"], capture_output=True, check=False).returncode == 0 if _smi() else False
+        )
         if gpus:
             fix = "this torch is a CPU build; launch/install.sh" if built is None else "update the NVIDIA driver"
             return Finding(False, f"the machine has GPUs, but torch {torch.__version__} does not see them", fix)
@@ -113,7 +115,9 @@ def _imports() -> Finding:
     if run.returncode == 0 and run.stdout.strip().endswith("[0, 1, 3]"):
         return Finding(True, "FBGEMM's operators load and run")
     last = (run.stderr.strip().splitlines() or ["no output"])[-1]
-    return Finding(False, f"FBGEMM does not load: {last}", "pip uninstall -y fbgemm-gpu fbgemm-gpu-cpu; launch/install.sh")
+    return Finding(
+        False, f"FBGEMM does not load: {last}", "pip uninstall -y fbgemm-gpu fbgemm-gpu-cpu; launch/install.sh"
+    )
 
 
 def _self_test() -> Finding:

@@ -13,9 +13,7 @@ def evaluate(
         Path | None, typer.Option(help="Another prepared folder, made with --fitted-from. [default: the run's]")
     ] = None,
     split: Annotated[str, typer.Option(help="Split of the data.")] = "test",
-    checkpoint: Annotated[
-        str, typer.Option(help="A step, `best` (on the validation split) or `last`.")
-    ] = "best",
+    checkpoint: Annotated[str, typer.Option(help="A step, `best` (on the validation split) or `last`.")] = "best",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, last.")] = False,
 ) -> None:
     """Compute a run's exact metrics on a split, alone or under torchrun."""
@@ -35,5 +33,3 @@ def _evaluate(run: Path, data: Path | None, split: str, checkpoint: str) -> dict
     with process_group(process):
         scores = score_split(run, data, split, checkpoint, process)
     return scores if process.first else None
-
-

@@ -15,7 +15,7 @@ from dist_rec.core.errors import UserError
 
 MANIFEST = "manifest.json"
 Kind = Literal["label", "dense", "categorical", "bag", "sequence", "weight"]
-ID_KINDS = ("categorical", "bag", "sequence")
+ID_KINDS: tuple[Kind, ...] = ("categorical", "bag", "sequence")
 
 
 class Column(Config):

@@ -5,6 +5,7 @@ Shapes: R rows of a piece or window, N dense features, C categorical features, V
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,7 +18,7 @@ from dist_rec.core.batch import Batch
 from dist_rec.core.errors import UserError
 from dist_rec.core.schema import Manifest
 
-Array = NDArray[np.generic]
+Array = NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,9 @@ class Jagged:
 
         def rows(start: int, stop: int) -> Jagged:
             ids = slice(ends[start], ends[stop])
-            return Jagged(self.values[ids], self.lengths[start:stop], None if self.weights is None else self.weights[ids])
+            return Jagged(
+                self.values[ids], self.lengths[start:stop], None if self.weights is None else self.weights[ids]
+            )
 
         return rows
 
@@ -208,7 +211,12 @@ def collate(slices: Sequence[Slice], layout: Layout, padded: int, scale: float) 
 
 
 def _keyed(
-    slices: Sequence[Slice], categorical: tuple[str, ...], ids: Array, jagged: tuple[str, ...], padded: int, weighted: bool
+    slices: Sequence[Slice],
+    categorical: tuple[str, ...],
+    ids: Array,
+    jagged: tuple[str, ...],
+    padded: int,
+    weighted: bool,
 ) -> KeyedJaggedTensor:
     lengths = np.zeros((len(categorical) + len(jagged), padded), np.int32)
     lengths[: len(categorical), : ids.shape[1]] = 1

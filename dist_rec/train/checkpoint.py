@@ -50,7 +50,9 @@ class Checkpoints:
             raise UserError(f"no checkpoint {which!r}; this run has best, last and the steps {steps}")
         return int(which)
 
-    def save(self, step: int, model: DistributedModelParallel, optimizer: KeyedOptimizer, state: dict[str, Any]) -> None:
+    def save(
+        self, step: int, model: DistributedModelParallel, optimizer: KeyedOptimizer, state: dict[str, Any]
+    ) -> None:
         """Saves after `step` steps; called by all processes.
 
         Args:

@@ -22,7 +22,7 @@ def evaluate(model: nn.Module, loader: Loader, task: ModuleType, process: Proces
     Returns:
         The task's metrics over the rows of all processes.
     """
-    metrics = task.Metrics()
+    metrics = task.Metrics(process.device)
     was_training = model.training
     model.eval()
     for batch in loader.batches(0, loader.steps_per_epoch):

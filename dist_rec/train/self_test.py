@@ -16,8 +16,11 @@ ROWS = 8
 def main() -> None:
     """Exits with an error unless the loss is finite and falls."""
     manifest = Manifest(
-        columns=(Column(name="label", kind="label"), Column(name="x", kind="dense")) + tuple(
-            Column(name=name, kind="categorical", table=name) for name in ("user", "item")
+        columns=(
+            Column(name="label", kind="label"),
+            Column(name="x", kind="dense"),
+            Column(name="user", kind="categorical", table="user"),
+            Column(name="item", kind="categorical", table="item"),
         ),
         tables={"user": Table(rows=100), "item": Table(rows=50)},
         splits={},

@@ -202,7 +202,9 @@ def check_fits(trained: Dataset, other: Dataset) -> None:
     ours, theirs = trained.manifest, other.manifest
     for column in ours.columns:
         if theirs.column(column.name) != column:
-            raise UserError(f"{other.path}: column {column.name!r} is {theirs.column(column.name)}, trained was {column}")
+            raise UserError(
+                f"{other.path}: column {column.name!r} is {theirs.column(column.name)}, trained was {column}"
+            )
     for name, table in ours.tables.items():
         if theirs.tables[name] != table:
             raise UserError(

@@ -10,7 +10,7 @@ import torch.distributed as dist
 from sklearn.metrics import log_loss, mean_absolute_error, roc_auc_score, root_mean_squared_error
 
 from dist_rec.core.errors import UserError
-from dist_rec.train.metrics import ClickMetrics, RatingMetrics
+from dist_rec.tasks.metrics import ClickMetrics, RatingMetrics
 from tests.processes import run_distributed
 
 CASES = 24

@@ -10,8 +10,8 @@ from hypothesis.extra import numpy as hnp
 from sklearn.metrics import log_loss, mean_absolute_error, roc_auc_score, root_mean_squared_error
 
 from dist_rec.core.errors import UserError
-from dist_rec.train.auc import SAMPLES_PER_RANGE, auc, choose_splitters, group_ties, ordered_pairs
-from dist_rec.train.metrics import ClickMetrics, RatingMetrics
+from dist_rec.tasks.auc import SAMPLES_PER_RANGE, auc, choose_splitters, group_ties, ordered_pairs
+from dist_rec.tasks.metrics import ClickMetrics, RatingMetrics
 
 SEEDS = st.integers(0, 2**32 - 1)
 # Few distinct values make heavy ties, also between 0.0 and -0.0; many make none.

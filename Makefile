@@ -1,0 +1,28 @@
+# Everything starts here: `make demo` trains, `make test` tests; both install what they need into .venv first.
+.PHONY: setup demo test test-slow gpu-check format
+.DEFAULT_GOAL := demo
+
+PYTEST = .venv/bin/python -m pytest
+
+setup: .venv/installed
+
+.venv/installed: pyproject.toml launch/install.sh
+	@launch/install.sh
+	@touch $@
+
+demo: setup
+	@launch/demo.sh
+
+test: setup
+	$(PYTEST)
+
+test-slow: setup
+	$(PYTEST) -m slow --durations 20
+
+# On a machine whose Python has the packages already, no .venv is made.
+gpu-check:
+	@launch/gpu_check.sh
+
+format: setup
+	.venv/bin/ruff check --fix dist_rec tests benchmarks
+	.venv/bin/ruff format dist_rec tests benchmarks
