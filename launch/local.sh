@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Trains on this machine: launch/local.sh PROCESSES CONFIG [key=value …] [--run DIR] [--resume] [--json]
+# Trains on this machine: launch/local.sh PROCESSES CONFIG [key=value …] [--run-dir DIR] [--resume] [--json]
 # PROCESSES is a number, or `gpu` for one process on each GPU.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)

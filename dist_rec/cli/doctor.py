@@ -3,6 +3,7 @@
 import importlib.metadata
 import json
 import platform
+import shutil
 import subprocess
 import sys
 from typing import Annotated, NamedTuple
@@ -88,11 +89,8 @@ def _cuda() -> Finding:
     import torch
 
     if not torch.cuda.is_available():
-        built = torch.version.cuda
-        gpus = (
-            subprocess.run(["nvidia-smi", "-L"], capture_output=True, check=False).returncode == 0 if _smi() else False
-        )
-        if gpus:
+        if _has_gpus():
+            built = torch.version.cuda
             fix = "this torch is a CPU build; launch/install.sh" if built is None else "update the NVIDIA driver"
             return Finding(False, f"the machine has GPUs, but torch {torch.__version__} does not see them", fix)
         return Finding(True, "no GPU: training runs on the CPU with Gloo")
@@ -103,14 +101,15 @@ def _cuda() -> Finding:
     return Finding(True, f"CUDA {torch.version.cuda}, NCCL {nccl}, {len(names)} x {names[0]}")
 
 
-def _smi() -> bool:
-    import shutil
-
-    return shutil.which("nvidia-smi") is not None
+def _has_gpus() -> bool:
+    if shutil.which("nvidia-smi") is None:
+        return False
+    return subprocess.run(["nvidia-smi", "-L"], capture_output=True, check=False).returncode == 0
 
 
 def _imports() -> Finding:
-    code = "import torch, torchrec, fbgemm_gpu; print(torch.ops.fbgemm.asynchronous_complete_cumsum(torch.tensor([1, 2])).tolist())"
+    cumsum = "torch.ops.fbgemm.asynchronous_complete_cumsum(torch.tensor([1, 2]))"
+    code = f"import torch, torchrec, fbgemm_gpu; print({cumsum}.tolist())"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     if run.returncode == 0 and run.stdout.strip().endswith("[0, 1, 3]"):
         return Finding(True, "FBGEMM's operators load and run")

@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from dist_rec.core.log import shown
+
 
 def evaluate(
     run: Annotated[Path, typer.Argument(help="Folder of a run.")],
@@ -20,7 +22,7 @@ def evaluate(
     scores = _evaluate(run, data, split, checkpoint)
     if scores is None:
         return
-    typer.echo("  ".join(f"{name} {value:.6f}" for name, value in scores.items()))
+    typer.echo(shown(scores))
     if as_json:
         typer.echo(json.dumps({"run": str(run), "split": split, **scores}))
 

@@ -1,6 +1,5 @@
 """`dist-rec`: one command with sub-commands. What the user can mend is one line on stderr and exit code 2."""
 
-import os
 import sys
 
 import typer
@@ -12,6 +11,7 @@ from dist_rec.cli.prepare import prepare
 from dist_rec.cli.synthesize import synthesize
 from dist_rec.cli.train import train
 from dist_rec.core.errors import UserError
+from dist_rec.core.log import complain, quiet_libraries
 
 app = typer.Typer(
     help="Train recommenders at scale: sharded embeddings, any head, one process or a thousand.",
@@ -27,19 +27,15 @@ for command in (train, evaluate, heads, doctor, synthesize):
 
 def main() -> None:
     """Runs the command line."""
+    quiet_libraries()
     try:
         app()
     except UserError as error:
-        _complain(f"error: {error}")
+        complain(f"error: {error}")
         sys.exit(2)
     except KeyboardInterrupt:
-        _complain("interrupted")
+        complain("interrupted")
         sys.exit(130)
-
-
-def _complain(message: str) -> None:
-    rank = os.environ.get("RANK", "0")
-    print(message if rank == "0" else f"[process {rank}] {message}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

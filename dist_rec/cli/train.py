@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from dist_rec.core.errors import UserError
+from dist_rec.core.log import shown
 
 
 def train(
@@ -15,7 +16,8 @@ def train(
         list[str] | None, typer.Argument(help="Settings that replace the file's, such as train.batch=4096.")
     ] = None,
     run: Annotated[
-        Path | None, typer.Option(help="Folder of the run. [default: runs/CONFIG-DATE-TIME]", show_default=False)
+        Path | None,
+        typer.Option("--run-dir", help="Folder of the run. [default: runs/CONFIG-DATE-TIME]", show_default=False),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the run folder's newest checkpoint.")] = False,
     print_config: Annotated[
@@ -40,7 +42,7 @@ def train(
         typer.echo(_toml(settings))
         return
     if resume and run is None:
-        raise UserError("--resume needs --run: which run should go on?")
+        raise UserError("--resume needs --run-dir: which run should go on?")
     result = _train(settings, config.stem, run, resume)
     if result is not None and as_json:
         typer.echo(json.dumps(result))
@@ -74,7 +76,7 @@ def _run_folder(settings: Any, name: str, run: Path | None, resume: bool) -> Pat
 
     folder = run or Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
     if folder.exists() and not resume:
-        raise UserError(f"{folder} exists already; go on with --resume, or choose another --run")
+        raise UserError(f"{folder} exists already; go on with --resume, or choose another --run-dir")
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.toml").write_text(_toml(settings))
     return folder
@@ -93,7 +95,7 @@ def _report(result: dict[str, Any], folder: Path, world: int) -> Any:
     trained = result["train"]
     for split in ("valid", "test"):
         if split in result:
-            printed.add_row(split, "  ".join(f"{key} {value:.4f}" for key, value in result[split].items()))
+            printed.add_row(split, shown(result[split]))
     if result["best_step"] is not None:
         printed.add_row("best step", str(result["best_step"]))
     rate = f"{trained['rows_per_s']:,.0f} rows/s on {world} process{'es' if world > 1 else ''}"

@@ -92,9 +92,10 @@ class Layout:
 
 @dataclass(frozen=True)
 class Rows:
-    """R decoded rows. `floats` holds the dense features, then the label, then the row weight, float32 [N + 1 or 2, R]."""
+    """R decoded rows."""
 
     floats: Array
+    """Dense features, then the label, then the row weight if there is one, float32 [N + 1 or 2, R]."""
     categorical: Array
     """int32 [C, R]."""
     jagged: dict[str, Jagged]

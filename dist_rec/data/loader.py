@@ -9,7 +9,6 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from pydantic import Field
@@ -19,7 +18,7 @@ from dist_rec.core.config import Config
 from dist_rec.core.errors import UserError
 from dist_rec.data.columns import Layout, Rows, Slice, collate, decode, shuffle
 from dist_rec.data.order import Order, most_rows, steps_in_epoch, streams_of
-from dist_rec.data.shards import CorruptBlock, Dataset
+from dist_rec.data.shards import Dataset
 
 
 class LoaderConfig(Config):
@@ -35,8 +34,6 @@ class LoaderConfig(Config):
     """Threads of a process that read and decode windows."""
     prefetch: int = Field(4, gt=0)
     """Batches made ahead of the trainer."""
-    on_corrupt: Literal["error", "skip"] = "error"
-    """What a damaged block does: stop the run, or leave the block out and count it."""
 
 
 @dataclass

@@ -68,11 +68,12 @@ class Block:
         normal = rng.standard_normal((len(INTEGERS), rows), np.float32)
         integer = np.floor(np.exp(center + spread * normal)).astype(np.int64) - shift
         distinct, no_category = (np.array(column, np.float32)[:, None] for column in zip(*CATEGORIES, strict=True))
-        rank = np.exp2(rng.random((len(CATEGORIES), rows), np.float32) * np.log2(distinct)).astype(np.int64) - 1
+        uniform = rng.random((len(CATEGORIES), rows), np.float32)
+        rank = np.exp2(uniform * np.log2(distinct + 1)).astype(np.int64) - 1
         return cls(
             np.minimum(integer, INTEGER_LIMIT - 1),
             rng.random((len(INTEGERS), rows), np.float32) < no_integer,
-            rank,
+            np.minimum(rank, distinct.astype(np.int64) - 1),
             rng.random((len(CATEGORIES), rows), np.float32) < no_category,
         )
 

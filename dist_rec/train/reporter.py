@@ -9,6 +9,8 @@ from typing import Self
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+from dist_rec.core.log import shown
+
 
 class Reporter:
     """Silent on every process but the first.
@@ -50,8 +52,7 @@ class Reporter:
         if kind == "train":
             self._bar.set_postfix_str(f"loss {values['loss']:.4f}", refresh=False)
         elif kind != "checkpoint":
-            shown = "  ".join(f"{name} {value:.5f}" for name, value in values.items())
-            self._bar.write(f"step {step}  {kind}: {shown}")
+            self._bar.write(f"step {step}  {kind}: {shown(values)}")
 
     def __enter__(self) -> Self:
         return self
