@@ -49,7 +49,7 @@ class Transform(Config):
     dense: Literal["log1p(max(x, 0)), missing = 0"] = "log1p(max(x, 0)), missing = 0"
     min_count: int | None = None
     """With vocabularies: values seen less often in the training files are unknown, row 0. Missing is row 0 too."""
-    vocabulary: dict[str, str] = {}  # noqa: RUF012
+    vocabulary: dict[str, str] = {}
     """Checksum of every `vocabulary/<table>.npy`: values in ascending order, and the row of each."""
     buckets: int | None = None
     """With hashing: rows 1 to this many; missing is row 0."""

@@ -142,8 +142,8 @@ def _slice(file: BinaryIO, piece: Piece) -> Iterator[tuple[bytes, int]]:
 
 def _unpack(file: BinaryIO, path: str) -> Iterator[tuple[bytes, int]]:
     """All members of a gzip file, their checksums verified."""
-    packed = b""
-    while packed or (packed := file.read(PACKED_BYTES)):
+    packed = file.read(PACKED_BYTES)
+    while packed:
         member = zlib.decompressobj(wbits=31)
         while not member.eof:
             packed = packed or file.read(PACKED_BYTES)
@@ -155,4 +155,6 @@ def _unpack(file: BinaryIO, path: str) -> Iterator[tuple[bytes, int]]:
                 raise UserError(f"{path} is a truncated gzip file: it ends in the middle of the data")
             yield block, len(packed) - len(member.unconsumed_tail) - len(member.unused_data)
             packed = member.unconsumed_tail
-        packed = member.unused_data.lstrip(b"\0")
+        packed = member.unused_data.lstrip(b"\0")  # gzip files may be padded with zeros
+        while not packed and (read := file.read(PACKED_BYTES)):
+            packed = read.lstrip(b"\0")

@@ -76,7 +76,7 @@ def pack(factors: Factors) -> NDArray[np.uint64]:
 def merge(runs: list[Run], entries: int = MERGE_ENTRIES) -> Iterator[tuple[NDArray[np.uint32], NDArray[np.int64]]]:
     """Adds up runs: blocks of distinct ascending values with their total counts, holding about `entries` at once."""
     each = max(entries // max(len(runs), 1), 1)
-    cursors = [_Cursor(run) for run in runs]
+    cursors = [_Cursor(run) for run in runs if run.start < run.stop]
     while cursors:
         for cursor in cursors:
             cursor.fill(each)
@@ -115,7 +115,7 @@ class _Cursor:
         return taken
 
 
-def fit(runs: list[Run], min_count: int, path: Path) -> None:
+def fit(runs: list[Run], min_count: int, path: Path, entries: int = MERGE_ENTRIES) -> None:
     """Writes the vocabulary of a column: values seen at least `min_count` times, by descending count, then by value.
 
     Ids are dealt by a counting sort: the values stay in ascending order on disk and every count knows its next id.
@@ -124,7 +124,7 @@ def fit(runs: list[Run], min_count: int, path: Path) -> None:
     counts_path = path.with_suffix(".counts")
     values_path = path.with_suffix(".values")
     with counts_path.open("wb") as counts_file, values_path.open("wb") as values_file:
-        for values, counts in merge(runs):
+        for values, counts in merge(runs, entries):
             kept = counts >= min_count
             values[kept].tofile(values_file)
             counts[kept].tofile(counts_file)
@@ -134,17 +134,17 @@ def fit(runs: list[Run], min_count: int, path: Path) -> None:
     with path.open("wb") as file:
         header = {"descr": "<u4", "fortran_order": False, "shape": (2, size)}
         np.lib.format.write_array_header_1_0(file, header)
-        for values in _blocks_of(values_path, np.dtype(np.uint32)):
+        for values in _blocks_of(values_path, np.dtype(np.uint32), entries):
             values.tofile(file)
-        for ids in _ids_by_count(_blocks_of(counts_path, np.dtype(np.int64)), levels):
+        for ids in _ids_by_count(_blocks_of(counts_path, np.dtype(np.int64), entries), levels):
             ids.astype(np.uint32).tofile(file)
     counts_path.unlink()
     values_path.unlink()
 
 
-def _blocks_of(path: Path, dtype: np.dtype) -> Iterator[NDArray]:
+def _blocks_of(path: Path, dtype: np.dtype, entries: int) -> Iterator[NDArray]:
     with path.open("rb") as file:
-        while (block := np.fromfile(file, dtype, MERGE_ENTRIES)).size:
+        while (block := np.fromfile(file, dtype, entries)).size:
             yield block
 
 
