@@ -135,7 +135,7 @@ class Dataset:
         """Every block of a split in the order of the files: (shard, index in the shard, rows)."""
         listed = []
         for shard in self.manifest.split(split).shards:
-            rows = [block.rows for block in shard.blocks] if shard.blocks else self._row_groups(shard)
+            rows = self._row_groups(shard) if _is_parquet(shard) else [block.rows for block in shard.blocks]
             listed += [(shard, index, count) for index, count in enumerate(rows)]
         return listed
 
@@ -147,7 +147,7 @@ class Dataset:
         """
         where = f"{self.path}/{shard.path}, block {index}"
         try:
-            return self._read_ipc(shard, index, where) if shard.blocks else self._read_parquet(shard, index)
+            return self._read_parquet(shard, index) if _is_parquet(shard) else self._read_ipc(shard, index, where)
         except FileNotFoundError:
             raise CorruptBlock(f"{where}: the file is missing; prepare the data again") from None
         except (pa.ArrowInvalid, OSError) as error:
@@ -175,3 +175,7 @@ class Dataset:
         if shard.path not in self._files:
             self._files[shard.path] = self._fs.open_input_file(f"{self._root}/{shard.path}")
         return self._files[shard.path]
+
+
+def _is_parquet(shard: Shard) -> bool:
+    return shard.path.endswith(".parquet")
