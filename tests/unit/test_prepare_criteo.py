@@ -14,7 +14,8 @@ from typer.testing import CliRunner
 
 from dist_rec.cli.main import app
 from dist_rec.core.errors import UserError
-from dist_rec.data.prepare import criteo as module
+from dist_rec.data.prepare import criteo as criteo_module
+from dist_rec.data.prepare import criteo_rows as rows_module
 from dist_rec.data.prepare import lines as lines_module
 from dist_rec.data.prepare.criteo import prepare
 from dist_rec.data.shards import Dataset
@@ -74,10 +75,11 @@ def raw(tmp_path: Path) -> dict[str, list[str]]:
 
 @pytest.fixture
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Several pieces a file and several segments a piece."""
+    """Several pieces a file, shards a piece and segments a shard."""
     monkeypatch.setattr(lines_module, "BLOCK_BYTES", 3 << 10)
     monkeypatch.setattr(lines_module, "PIECE_BYTES", 20 << 10)
-    monkeypatch.setattr(module, "SEGMENT_ROWS", 60)
+    monkeypatch.setattr(rows_module, "SEGMENT_ROWS", 30)
+    monkeypatch.setattr(criteo_module, "SHARD_SEGMENTS", 2)
 
 
 @pytest.mark.parametrize("min_count", [1, 2, 7])

@@ -53,14 +53,14 @@ def test_merged_runs_equal_counting_at_once(tmp_path: Path, segments: list[list[
 
 
 @in_a_folder
-@given(st.lists(columns, max_size=8), st.integers(1, 4), st.integers(1, 30))
+@given(st.lists(columns, max_size=8), st.integers(1, 4), st.integers(1, 30), st.integers(2, 9))
 def test_ids_fall_with_the_count_and_rise_with_the_value(
-    tmp_path: Path, segments: list[list[int | None]], min_count: int, entries: int
+    tmp_path: Path, segments: list[list[int | None]], min_count: int, entries: int, fan_in: int
 ) -> None:
     counted = Counter(value for segment in segments for value in segment if value is not None)
     kept = sorted((value for value in counted if counted[value] >= min_count), key=lambda v: (-counted[v], v))
     path = tmp_path / "vocabulary.npy"
-    fit(save_runs(segments, tmp_path / "runs"), min_count, path, entries)
+    fit(save_runs(segments, tmp_path / "runs"), min_count, path, entries, fan_in)
     vocabulary = Vocabulary(path)
     assert vocabulary.rows == len(kept) + 1
     asked = sorted({*counted, 0, 7, 2**32 - 1})

@@ -8,38 +8,36 @@ Text is parsed once. Work is cut by the input alone, so the bytes written do not
 Shapes: N rows of a segment, 13 integers and 26 categories a row.
 """
 
-import re
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from dist_rec.core.config import Config
 from dist_rec.core.errors import UserError
 from dist_rec.core.schema import Column, Manifest, Shard, Split, Table
-from dist_rec.data.prepare.lines import Piece, cut, find_files, read_lines
-from dist_rec.data.prepare.tsv import MARGIN, Fields, NotNumbers
+from dist_rec.data.prepare.criteo_rows import CATEGORICAL, DENSE, Rows, read_rows
+from dist_rec.data.prepare.lines import Piece, cut, find_files
 from dist_rec.data.prepare.vocabulary import Run, Vocabulary, bucket, checksum, factorize, fit, pack
 from dist_rec.data.shards import Dataset, ShardWriter, arrow_schema, new_folder
 from dist_rec.data.workers import Report, Workers, available_cpus
 
-INTS, CATS = 13, 26
-DENSE = tuple(f"int_{index}" for index in range(INTS))
-CATEGORICAL = tuple(f"cat_{index}" for index in range(CATS))
-NAMES = ("label", *DENSE, *CATEGORICAL)
 COLUMNS = (
     Column(name="label", kind="label"),
     *(Column(name=name, kind="dense") for name in DENSE),
     *(Column(name=name, kind="categorical", table=name) for name in CATEGORICAL),
 )
-SEGMENT_ROWS = 1 << 18
-"""Rows that are factorized, spooled and written as one shard."""
+SCHEMA = arrow_schema(COLUMNS)
+SHARD_SEGMENTS = 16
+"""Segments of rows in a shard: about a million rows, 170 MB."""
 
 
 class Transform(Config):
@@ -53,85 +51,6 @@ class Transform(Config):
     """Checksum of every `vocabulary/<table>.npy`: values in ascending order, and the row of each."""
     buckets: int | None = None
     """With hashing: rows 1 to this many; missing is row 0."""
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Parsed lines."""
-
-    label_N: NDArray[np.float32]
-    dense_IN: NDArray[np.float32]
-    value_CN: NDArray[np.uint32]
-    missing_CN: NDArray[np.bool_]
-
-    @classmethod
-    def empty(cls, rows: int) -> "Rows":
-        """Room for that many rows."""
-        return cls(
-            np.empty(rows, np.float32),
-            np.empty((INTS, rows), np.float32),
-            np.empty((CATS, rows), np.uint32),
-            np.empty((CATS, rows), np.bool_),
-        )
-
-    def __getitem__(self, rows: slice) -> "Rows":
-        return Rows(self.label_N[rows], self.dense_IN[:, rows], self.value_CN[:, rows], self.missing_CN[:, rows])
-
-    def fill(self, fields: Fields) -> None:
-        """Parses lines into these rows, of which there must be as many."""
-        self.label_N[:] = fields.bit(0)
-        for index, dense_N in enumerate(self.dense_IN, start=1):
-            np.log1p(np.maximum(fields.integer(index), 0, dtype=np.float32), out=dense_N)
-        for index, value_N in enumerate(self.value_CN, start=1 + INTS):
-            value_N[:] = fields.hexadecimal(index)
-        np.equal(fields.length_FN[1 + INTS :], 0, out=self.missing_CN)
-
-
-def read_rows(piece: Piece, report: Report) -> Iterator[Rows]:
-    """Segments of at most `SEGMENT_ROWS` rows; each may be used only until the next is asked for.
-
-    Raises:
-        UserError: naming the file, line and field that is wrong.
-    """
-    room, rows, lines_before = Rows.empty(SEGMENT_ROWS), 0, 0
-    for lines, size in read_lines(piece, MARGIN):
-        try:
-            fields = Fields.find(lines, len(NAMES))
-            if rows + fields.rows > SEGMENT_ROWS:
-                yield room[:rows]
-                rows = 0
-            room[rows : rows + fields.rows].fill(fields)
-        except NotNumbers:
-            raise _first_error(piece, lines[len(MARGIN) :], lines_before) from None
-        rows += fields.rows
-        lines_before += fields.rows
-        report(size, fields.rows)
-    if lines_before == 0 and piece.start == 0:
-        raise UserError(f"{piece.path} holds no rows")
-    if rows:
-        yield room[:rows]
-
-
-def _first_error(piece: Piece, lines: bytes, lines_before: int) -> UserError:
-    for index, line in enumerate(lines.split(b"\n")[:-1]):
-        fields = line.split(b"\t")
-        where = f"{piece.path}, line {piece.line_number(lines_before + index)}"
-        if len(fields) != len(NAMES):
-            return UserError(f"{where} has {len(fields)} tab-separated fields, not {len(NAMES)}")
-        for place, (name, text) in enumerate(zip(NAMES, fields, strict=True), start=1):
-            pattern, meaning = _form(name)
-            if not re.fullmatch(pattern, text):
-                shown = text[:40].decode(errors="replace")
-                return UserError(f"{where}, field {place} ({name}): {shown!r} is not {meaning}")
-    raise AssertionError("the fast parser refused lines that are right")
-
-
-def _form(name: str) -> tuple[bytes, str]:
-    if name == "label":
-        return rb"[01]", "0 or 1"
-    if name in DENSE:
-        return rb"(-?[0-9]{1,16})?", "an integer of at most 16 digits"
-    return rb"[0-9a-fA-F]{0,8}", "a hexadecimal number of at most 8 digits"
 
 
 @dataclass(frozen=True)
@@ -163,7 +82,7 @@ class Spool:
     def _save(self, number: int, rows: Rows) -> Spooled:
         path = self.prefix.with_name(f"{self.prefix.name}-{number:03}.npy")
         runs, offsets = path.with_suffix(".runs"), [0]
-        code_CN = np.empty_like(rows.value_CN)
+        code_CN = np.empty(rows.value_CN.shape, np.uint16)
         with runs.open("wb") as file:
             for code_N, value_N, missing_N in zip(code_CN, rows.value_CN, rows.missing_CN, strict=True):
                 factors = factorize(value_N, missing_N)
@@ -192,30 +111,37 @@ class FitColumn:
         return checksum(self.path)
 
 
-Encoded = tuple[Shard, int]
-"""A shard and its clicks."""
+@dataclass(frozen=True)
+class Encoded:
+    """A shard that was written."""
+
+    shard: Shard
+    clicks: int
 
 
 @dataclass(frozen=True)
 class EncodeSpooled:
-    """Writes a spooled segment as a shard, and removes it."""
+    """Writes spooled segments as one shard, and removes them."""
 
-    spooled: Spooled
+    segments: list[Spooled]
     folder: Path
     shard: str
 
     def run(self, report: Report) -> list[Encoded]:
-        """The shard, as a list of one."""
-        size = self.spooled.path.stat().st_size
-        with self.spooled.path.open("rb") as file:
+        """The shard, in a list of its own."""
+        return [_write(self.folder, self.shard, (self._table(segment, report) for segment in self.segments))]
+
+    def _table(self, segment: Spooled, report: Report) -> pa.Table:
+        size = segment.path.stat().st_size
+        with segment.path.open("rb") as file:
             label_N, dense_IN, code_CN = (np.load(file) for _ in range(3))
-        self.spooled.path.unlink()
+        segment.path.unlink()
         ids = []
-        for column, name in enumerate(CATEGORICAL):
+        for column, (name, code_N) in enumerate(zip(CATEGORICAL, code_CN, strict=True)):
             vocabulary = Vocabulary(vocabulary_path(self.folder, name))
-            ids.append(vocabulary.rows_of(self.spooled.run_of(column).values())[code_CN[column]])
+            ids.append(vocabulary.rows_of(segment.run_of(column).values())[code_N])
         report(size, label_N.size)
-        return [_write(self.folder, self.shard, label_N, dense_IN, ids)]
+        return _table(label_N, dense_IN, ids)
 
 
 @dataclass(frozen=True)
@@ -229,9 +155,10 @@ class EncodeLines:
 
     def run(self, report: Report) -> list[Encoded]:
         """The shards."""
+        tables = (_table(rows.label_N, rows.dense_IN, self._ids(rows)) for rows in read_rows(self.piece, report))
         return [
-            _write(self.folder, f"{self.prefix}-{number:03}.arrows", rows.label_N, rows.dense_IN, self._ids(rows))
-            for number, rows in enumerate(read_rows(self.piece, report))
+            _write(self.folder, f"{self.prefix}-{number:03}.arrows", chain([first], islice(tables, SHARD_SEGMENTS - 1)))
+            for number, first in enumerate(tables)
         ]
 
     def _ids(self, rows: Rows) -> list[NDArray[np.int32]]:
@@ -245,13 +172,17 @@ class EncodeLines:
         return ids
 
 
-def _write(
-    folder: Path, shard: str, label_N: NDArray[np.float32], dense_IN: NDArray[np.float32], ids: list[NDArray[np.int32]]
-) -> Encoded:
-    schema = arrow_schema(COLUMNS)
-    with ShardWriter(folder, shard, schema) as writer:
-        writer.write(pa.Table.from_arrays([pa.array(column) for column in (label_N, *dense_IN, *ids)], schema=schema))
-        return writer.close(), int(label_N.sum(dtype=np.float64))
+def _table(label_N: NDArray[np.float32], dense_IN: NDArray[np.float32], ids: list[NDArray[np.int32]]) -> pa.Table:
+    return pa.Table.from_arrays([pa.array(column) for column in (label_N, *dense_IN, *ids)], schema=SCHEMA)
+
+
+def _write(folder: Path, shard: str, tables: Iterable[pa.Table]) -> Encoded:
+    clicks = 0
+    with ShardWriter(folder, shard, SCHEMA) as writer:
+        for table in tables:
+            writer.write(table)
+            clicks += int(pc.sum(table["label"]).as_py())
+        return Encoded(writer.close(), clicks)
 
 
 def vocabulary_path(folder: Path, table: str) -> Path:
@@ -310,11 +241,13 @@ def prepare(
     with new_folder(out) as folder, Workers(min(workers or available_cpus(), most)) as pool:
         if fitted_from is not None:
             transform = _copy_fit(fitted_from, transform, folder)
-        spooled: list[Spooled] = []
+        spooled: list[list[Spooled]] = []
         if transform.min_count is not None and fitted_from is None:
             spooled = _spool(pieces.pop("train"), folder, pool)
-            transform = _fit(spooled, transform, folder, pool)
+            transform = _fit([segment for of_piece in spooled for segment in of_piece], transform, folder, pool)
         splits = _encode(pieces, spooled, transform, folder, pool)
+        if spooled:
+            shutil.rmtree(folder / "spool")
         tables = {name: Table(rows=_table_rows(folder, name, transform)) for name in CATEGORICAL}
         manifest = Manifest(
             columns=COLUMNS,
@@ -378,42 +311,45 @@ def _copy_fit(fitted_from: Path, transform: Transform, folder: Path) -> Transfor
     return transform
 
 
-def _spool(pieces: list[Piece], folder: Path, pool: Workers) -> list[Spooled]:
+def _spool(pieces: list[Piece], folder: Path, pool: Workers) -> list[list[Spooled]]:
+    """The segments of every piece."""
     (folder / "spool").mkdir()
     tasks = [Spool(piece, folder / "spool" / f"{index:05}") for index, piece in enumerate(pieces)]
-    return [spooled for of_piece in pool.run(tasks, "read train", _bytes(pieces)) for spooled in of_piece]
+    return pool.run(tasks, "read train", _bytes(pieces))
 
 
-def _fit(spooled: list[Spooled], transform: Transform, folder: Path, pool: Workers) -> Transform:
+def _fit(segments: list[Spooled], transform: Transform, folder: Path, pool: Workers) -> Transform:
     (folder / "vocabulary").mkdir()
     assert transform.min_count is not None
     tasks = [
-        FitColumn([segment.run_of(column) for segment in spooled], transform.min_count, vocabulary_path(folder, name))
+        FitColumn([segment.run_of(column) for segment in segments], transform.min_count, vocabulary_path(folder, name))
         for column, name in enumerate(CATEGORICAL)
     ]
-    checksums = pool.run(tasks, "fit vocabularies", sum(segment.offsets[-1] for segment in spooled), "values")
+    checksums = pool.run(tasks, "fit vocabularies", sum(segment.offsets[-1] for segment in segments), "values")
     return transform.model_copy(update={"vocabulary": dict(zip(CATEGORICAL, checksums, strict=True))})
 
 
 def _encode(
-    pieces: dict[str, list[Piece]], spooled: list[Spooled], transform: Transform, folder: Path, pool: Workers
+    pieces: dict[str, list[Piece]], spooled: list[list[Spooled]], transform: Transform, folder: Path, pool: Workers
 ) -> dict[str, Split]:
     tasks: dict[str, list[EncodeSpooled | EncodeLines]] = {
         split: [EncodeLines(piece, folder, f"{split}/{index:05}", transform.buckets) for index, piece in enumerate(of)]
         for split, of in pieces.items()
     }
     if spooled:
-        tasks["train"] = [EncodeSpooled(of, folder, f"train/{of.path.stem}.arrows") for of in spooled]
-    total = sum(map(_bytes, pieces.values())) + sum(segment.path.stat().st_size for segment in spooled)
+        tasks["train"] = [
+            EncodeSpooled(of_piece[start : start + SHARD_SEGMENTS], folder, f"train/{index:05}-{number:03}.arrows")
+            for index, of_piece in enumerate(spooled)
+            for number, start in enumerate(range(0, len(of_piece), SHARD_SEGMENTS))
+        ]
+    total = sum(map(_bytes, pieces.values())) + sum(of.path.stat().st_size for of_piece in spooled for of in of_piece)
     done = iter(pool.run([task for of_split in tasks.values() for task in of_split], "write shards", total))
     splits = {}
     for split, of_split in tasks.items():
         encoded = [shard for _ in of_split for shard in next(done)]
-        rows = sum(shard.rows for shard, _ in encoded)
-        clicks = sum(clicks for _, clicks in encoded)
-        splits[split] = Split(rows=rows, positives=clicks, shards=tuple(shard for shard, _ in encoded))
-    if spooled:
-        shutil.rmtree(folder / "spool")
+        shards = tuple(of.shard for of in encoded)
+        rows, clicks = sum(shard.rows for shard in shards), sum(of.clicks for of in encoded)
+        splits[split] = Split(rows=rows, positives=clicks, shards=shards)
     return splits
 
 

@@ -5,6 +5,8 @@ column on disk; runs are merged block by block, so memory does not grow with the
 Row 0 of a table stands for missing values and, in a vocabulary, for the values that are too rare.
 """
 
+import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,8 +17,12 @@ from numpy.typing import NDArray
 
 from dist_rec.core.errors import UserError
 
-MERGE_ENTRIES = 1 << 20
+MERGE_ENTRIES = 1 << 18
 """Entries of all runs together that a merge holds at once."""
+FAN_IN = 256
+"""Runs that are merged at once; more are first merged in groups, so that each is read in long stretches."""
+SEGMENT_ROWS = 1 << 16
+"""At most so many rows are factorized together: their codes have 16 bits, and the sort stays in the cache."""
 U64 = np.uint64
 
 
@@ -26,29 +32,30 @@ class Factors:
 
     values_K: NDArray[np.uint32]
     """Ascending; missing rows have no part in it."""
-    counts_K: NDArray[np.uint32]
-    code_N: NDArray[np.uint32]
+    counts_K: NDArray[np.int64]
+    code_N: NDArray[np.uint16]
     """Index into the distinct values, or K where the row's value is missing."""
 
 
 def factorize(value_N: NDArray[np.uint32], missing_N: NDArray[np.bool_]) -> Factors:
     """Distinct values, their counts and where they stand, by one sort of (value, row) packed into 64 bits."""
     rows = value_N.size
-    row_bits = U64(rows.bit_length())
+    assert rows <= SEGMENT_ROWS
     key = value_N.astype(np.uint64)
     key[missing_N] = 1 << 32
-    key <<= row_bits
+    key <<= U64(16)
     key |= np.arange(rows, dtype=np.uint64)
     key.sort()
-    ordered = key >> row_bits
-    starts = np.flatnonzero(np.concatenate(([True], ordered[1:] != ordered[:-1]))[:rows])
-    counts = np.diff(starts, append=rows)
-    code_N = np.empty(rows, np.uint32)
-    code_N[(key & ((U64(1) << row_bits) - U64(1))).astype(np.intp)] = np.repeat(
-        np.arange(starts.size, dtype=np.uint32), counts
-    )
+    row = key.astype(np.uint16)
+    key >>= U64(16)
+    first = np.ones(rows, np.bool_)
+    np.not_equal(key[1:], key[:-1], out=first[1:])
+    starts = np.flatnonzero(first)
+    code_N = np.empty(rows, np.uint16)
+    code_N[row] = first.cumsum(dtype=np.uint16) - np.uint16(1)
     present = starts.size - bool(missing_N.any())
-    return Factors(ordered[starts[:present]].astype(np.uint32), counts[:present].astype(np.uint32), code_N)
+    counts = np.diff(starts, append=rows)
+    return Factors(key[starts[:present]].astype(np.uint32), counts[:present], code_N)
 
 
 @dataclass(frozen=True)
@@ -70,7 +77,12 @@ class Run:
 
 def pack(factors: Factors) -> NDArray[np.uint64]:
     """The entries of a run."""
-    return factors.values_K.astype(np.uint64) << U64(32) | factors.counts_K
+    return _pack(factors.values_K, factors.counts_K)
+
+
+def _pack(values: NDArray[np.uint32], counts: NDArray[np.int64]) -> NDArray[np.uint64]:
+    # A count beyond 32 bits would run into the value; it matters for the order of ids alone, and is cut.
+    return values.astype(np.uint64) << U64(32) | np.minimum(counts, 0xFFFFFFFF).astype(np.uint64)
 
 
 def merge(runs: list[Run], entries: int = MERGE_ENTRIES) -> Iterator[tuple[NDArray[np.uint32], NDArray[np.int64]]]:
@@ -115,34 +127,51 @@ class _Cursor:
         return taken
 
 
-def fit(runs: list[Run], min_count: int, path: Path, entries: int = MERGE_ENTRIES) -> None:
+def fit(runs: list[Run], min_count: int, path: Path, entries: int = MERGE_ENTRIES, fan_in: int = FAN_IN) -> None:
     """Writes the vocabulary of a column: values seen at least `min_count` times, by descending count, then by value.
 
     Ids are dealt by a counting sort: the values stay in ascending order on disk and every count knows its next id.
     """
-    levels: dict[int, int] = {}
-    counts_path = path.with_suffix(".counts")
-    values_path = path.with_suffix(".values")
-    with counts_path.open("wb") as counts_file, values_path.open("wb") as values_file:
+    with tempfile.TemporaryDirectory(dir=path.parent) as name:
+        scratch = Path(name)
+        while len(runs) > fan_in:
+            groups = [runs[start : start + fan_in] for start in range(0, len(runs), fan_in)]
+            runs = [_merge_to_disk(group, scratch / f"{len(groups)}-{i}", entries) for i, group in enumerate(groups)]
+        levels = _keep_frequent(merge(runs, entries), min_count, scratch)
+        with path.open("wb") as file:
+            header = {"descr": "<u4", "fortran_order": False, "shape": (2, sum(levels.values()))}
+            np.lib.format.write_array_header_1_0(file, header)
+            for values in _read_blocks(scratch / "values", np.dtype(np.uint32), entries):
+                values.tofile(file)
+            for ids in _ids_by_count(_read_blocks(scratch / "counts", np.dtype(np.int64), entries), levels):
+                ids.astype(np.uint32).tofile(file)
+
+
+def _merge_to_disk(runs: list[Run], path: Path, entries: int) -> Run:
+    size = 0
+    with path.open("wb") as file:
         for values, counts in merge(runs, entries):
+            _pack(values, counts).tofile(file)
+            size += values.size
+    return Run(path, 0, size)
+
+
+def _keep_frequent(
+    merged: Iterator[tuple[NDArray[np.uint32], NDArray[np.int64]]], min_count: int, folder: Path
+) -> dict[int, int]:
+    """Writes the frequent values and their counts, both in the order of values; returns how many have each count."""
+    levels: Counter[int] = Counter()
+    with (folder / "values").open("wb") as values_file, (folder / "counts").open("wb") as counts_file:
+        for values, counts in merged:
             kept = counts >= min_count
             values[kept].tofile(values_file)
             counts[kept].tofile(counts_file)
-            for level, number in zip(*np.unique(counts[kept], return_counts=True), strict=True):
-                levels[int(level)] = levels.get(int(level), 0) + int(number)
-    size = sum(levels.values())
-    with path.open("wb") as file:
-        header = {"descr": "<u4", "fortran_order": False, "shape": (2, size)}
-        np.lib.format.write_array_header_1_0(file, header)
-        for values in _blocks_of(values_path, np.dtype(np.uint32), entries):
-            values.tofile(file)
-        for ids in _ids_by_count(_blocks_of(counts_path, np.dtype(np.int64), entries), levels):
-            ids.astype(np.uint32).tofile(file)
-    counts_path.unlink()
-    values_path.unlink()
+            level, size = np.unique(counts[kept], return_counts=True)
+            levels.update(dict(zip(level.tolist(), size.tolist(), strict=True)))
+    return levels
 
 
-def _blocks_of(path: Path, dtype: np.dtype, entries: int) -> Iterator[NDArray]:
+def _read_blocks(path: Path, dtype: np.dtype, entries: int) -> Iterator[NDArray]:
     with path.open("rb") as file:
         while (block := np.fromfile(file, dtype, entries)).size:
             yield block
