@@ -29,7 +29,7 @@ def evaluate(
 
 def _evaluate(run: Path, data: Path | None, split: str, checkpoint: str) -> dict[str, float] | None:
     from dist_rec.core.process import process_group, this_process
-    from dist_rec.train.trainer import load_run, score_split
+    from dist_rec.train.run import load_run, score_split
 
     process = this_process(load_run(run).train.device)
     with process_group(process):

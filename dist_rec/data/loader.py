@@ -4,21 +4,26 @@ A stream holds one shuffled window in memory and reads the next one in a thread 
 puts batches together ahead of the trainer. The order is `dist_rec.data.order`.
 """
 
+import logging
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
+import pyarrow as pa
 from pydantic import Field
 
 from dist_rec.core.batch import Batch
 from dist_rec.core.config import Config
 from dist_rec.core.errors import UserError
-from dist_rec.data.columns import Layout, Rows, Slice, collate, decode, shuffle
-from dist_rec.data.order import Order, most_rows, steps_in_epoch, streams_of
-from dist_rec.data.shards import Dataset
+from dist_rec.data.columns import Jagged, Layout, Rows, Slice, collate, decode, shuffle
+from dist_rec.data.order import Int64, Order, most_rows, steps_in_epoch, streams_of
+from dist_rec.data.shards import CorruptBlock, Dataset
+
+log = logging.getLogger(__name__)
 
 
 class LoaderConfig(Config):
@@ -34,14 +39,27 @@ class LoaderConfig(Config):
     """Threads of a process that read and decode windows."""
     prefetch: int = Field(4, gt=0)
     """Batches made ahead of the trainer."""
+    on_corrupt: Literal["error", "skip"] = "error"
+    """What a damaged block does: stop the run, or leave its rows out and count them."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Window:
+    """The rows [start, stop) of a stream, shuffled."""
+
     rows: Rows
-    slices: dict
+    jagged: dict[str, Callable[[int, int], Jagged]]
     start: int
     stop: int
+    present: Int64 | None
+    """How many rows there are before each place, int64 [stop - start + 1]; None if none was skipped."""
+
+    def slice(self, start: int, stop: int) -> Slice:
+        """The rows [start, stop) of the stream."""
+        first, last = start - self.start, stop - self.start
+        if self.present is not None:
+            first, last = int(self.present[first]), int(self.present[last])
+        return Slice(self.rows, self.jagged, first, last)
 
 
 class Loader:
@@ -92,6 +110,7 @@ class Loader:
         if not self.rows:
             raise UserError(f"split {split!r} of {dataset.path} has no rows")
         self.steps_per_epoch = steps_in_epoch(self.rows, batch)
+        self.skipped_rows = 0
 
     def global_rows(self, step: int) -> int:
         """Rows of a global batch: fewer than `batch` in the last step of an epoch."""
@@ -147,13 +166,32 @@ class Loader:
     def load_window(self, order: Order, stream: int, index: int) -> _Window:
         """Reads, checks and shuffles one window of a stream."""
         start, stop = order.window_span(stream, index)
-        parts = [self._piece(*piece) for piece in order.pieces(stream, index)]
-        rows = shuffle(parts, order.window_permutation(stream, index))
-        return _Window(rows, {name: column.slices() for name, column in rows.jagged.items()}, start, stop)
+        pieces = order.pieces(stream, index)
+        parts = [self._piece(*piece) for piece in pieces]
+        permutation, present = order.window_permutation(stream, index), None
+        if any(part is None for part in parts):
+            lengths = [last - first for _, first, last in pieces]
+            there = np.repeat([part is not None for part in parts], lengths)
+            places = np.arange(stop - start) if permutation is None else permutation
+            present = np.concatenate([[0], np.cumsum(there[places])])
+            permutation = (np.cumsum(there) - 1)[places[there[places]]]
+            self.skipped_rows += int(len(there) - there.sum())
+        rows = shuffle([part for part in parts if part is not None] or [self._no_rows()], permutation)
+        return _Window(rows, {name: column.slices() for name, column in rows.jagged.items()}, start, stop, present)
 
-    def _piece(self, block: int, start: int, stop: int) -> Rows:
+    def _no_rows(self) -> Rows:
+        record = pa.RecordBatch.from_pylist([], self._dataset.schema)
+        return decode(record, self.layout, self._dataset.manifest, self._dataset.path, 0)
+
+    def _piece(self, block: int, start: int, stop: int) -> Rows | None:
         shard, index, _ = self._blocks[block]
-        record = self._dataset.read_block(shard, index).slice(start, stop - start)
+        try:
+            record = self._dataset.read_block(shard, index).slice(start, stop - start)
+        except CorruptBlock as error:
+            if self._config.on_corrupt == "error":
+                raise
+            log.warning("left out %d rows: %s", stop - start, error)
+            return None
         where = f"{self._dataset.path}/{shard.path}"
         return decode(record, self.layout, self._dataset.manifest, where, int(self._first_rows[block]) + start)
 
@@ -184,7 +222,7 @@ class _Stream:
                 self._number += 1
             window = self._window
             stop = min(until, window.stop)
-            yield Slice(window.rows, window.slices, self._row - window.start, stop - window.start)
+            yield window.slice(self._row, stop)
             self._row = stop
             # Not before half of the window is used: then one and a half windows is the most that a stream holds.
             if self._next is None and 2 * (stop - window.start) >= window.stop - window.start:

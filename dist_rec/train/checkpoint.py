@@ -1,23 +1,35 @@
-"""Checkpoints: the whole state of a run, saved by `torch.distributed.checkpoint` and committed by a rename.
+"""Checkpoints: the whole state of a run, saved while training goes on and committed by a rename.
 
-A folder `step_00001000` is whole or not there. Tensors are saved by name, shards by their place in the table, so that
-another number of processes can load them; what is not a tensor is in `state.json`.
+    train ─▶ copy to staging ─▶ train …
+                   └▶ thread: torch.distributed.checkpoint ─▶ checksums ─▶ state.json ─▶ rename ─▶ prune
+
+A folder `step_00001000` is whole or not there. Tensors are saved by name and place in the table, so that another
+number of processes and another sharding can load them; the rest is in `state.json`, beside a checksum of each file.
 """
 
 import json
+import logging
+import os
 import shutil
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
+import xxhash
 from torchrec.distributed import DistributedModelParallel
 from torchrec.optim.keyed import KeyedOptimizer
 
 from dist_rec.core.errors import UserError
 from dist_rec.core.process import Process
+from dist_rec.train.config import CheckpointConfig
+from dist_rec.train.state import Resharding, Staging, State, state_of
 
 STATE = "state.json"
+CHUNK = 1 << 24
+log = logging.getLogger(__name__)
 
 
 class Checkpoints:
@@ -25,16 +37,135 @@ class Checkpoints:
 
     Args:
         folder: where they lie, one folder a step.
-        keep: newest ones that are kept, beside the best.
+        config: how many are kept, and whether training goes on while saving.
         process: this one; the first prunes and commits.
+        say: tells the user of a failed save or a damaged checkpoint.
     """
 
-    def __init__(self, folder: Path, keep: int, process: Process) -> None:
-        self._folder, self._keep, self._process = folder, keep, process
+    def __init__(
+        self, folder: Path, config: CheckpointConfig, process: Process, say: Callable[[str], None] = log.warning
+    ) -> None:
+        self._folder, self._config, self._process, self._say = folder, config, process, say
+        self._staging = Staging()
+        # Saving has a thread and a process group of its own, so that its collectives never mix with training's.
+        self._thread = ThreadPoolExecutor(1, "checkpoint")
+        self._group = dist.new_group(backend="gloo")
+        self._pending: tuple[int, Future[None]] | None = None
 
     def steps(self) -> list[int]:
         """Steps of the whole checkpoints, ascending."""
         return sorted(int(path.name.removeprefix("step_")) for path in self._folder.glob("step_*[0-9]"))
+
+    def save(
+        self, step: int, model: DistributedModelParallel, optimizer: KeyedOptimizer, state: dict[str, Any]
+    ) -> None:
+        """Saves the state after `step` steps; returns when it is copied, or saved. Called by all processes.
+
+        A save that fails, for example for want of space, is reported; training goes on and older ones stay.
+
+        Args:
+            step: number of steps done.
+            model: its weights are saved.
+            optimizer: likewise.
+            state: plain values; `best_step` protects a checkpoint from being pruned.
+        """
+        self.wait()
+        tensors = state_of(model, optimizer)
+        if self._config.asynchronous:
+            tensors = self._staging.copy(tensors)
+        self._pending = step, self._thread.submit(self._write, step, tensors, state)
+        if not self._config.asynchronous:
+            self.wait()
+
+    def wait(self) -> None:
+        """Waits for the save under way, if there is one."""
+        if self._pending is None:
+            return
+        (step, future), self._pending = self._pending, None
+        failed = self._first_failure(_error(future))
+        if failed is not None and self._process.first:
+            self._say(f"the checkpoint of step {step} was not saved: {failed}; training goes on, older ones are intact")
+
+    def _first_failure(self, error: str | None) -> str | None:
+        errors: list[str | None] = [None] * self._process.world
+        dist.all_gather_object(errors, error, group=self._group)
+        return next((error for error in errors if error is not None), None)
+
+    def _write(self, step: int, tensors: State, state: dict[str, Any]) -> None:
+        partial = self._folder / f".step_{step:08d}.partial"
+        if self._process.first:
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+        dist.barrier(self._group)
+        try:
+            writer = dcp.FileSystemWriter(partial, single_file_per_rank=True)
+            dcp.save(tensors, storage_writer=writer, process_group=self._group)
+            checksums: list[dict[str, str]] = [{}] * self._process.world
+            mine = [*partial.glob(f"__{self._process.rank}_*")]
+            if self._process.first:
+                mine.append(partial / ".metadata")
+            dist.all_gather_object(checksums, {path.name: _checksum(path) for path in mine}, group=self._group)
+            if self._process.first:
+                files = {name: checksum for part in checksums for name, checksum in part.items()}
+                self._commit(partial, step, {**state, "files": files})
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+
+    def _commit(self, partial: Path, step: int, state: dict[str, Any]) -> None:
+        with (partial / STATE).open("w") as file:
+            file.write(json.dumps(state, indent=1) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        final = self._path(step)
+        shutil.rmtree(final, ignore_errors=True)
+        partial.rename(final)
+        _sync_folder(self._folder)
+        self._prune(state.get("best_step"))
+
+    def load_newest(self, model: DistributedModelParallel, optimizer: KeyedOptimizer) -> dict[str, Any] | None:
+        """Loads the newest checkpoint that is not damaged, warning of those that are; None if there is none."""
+        if self._process.first:
+            for left in self._folder.glob(".step_*.partial"):
+                shutil.rmtree(left, ignore_errors=True)
+        for step in reversed(self.steps()):
+            damage = self.damage(step)
+            if damage is None:
+                return self.load(step, model, optimizer)
+            if self._process.first:
+                self._say(f"{self._path(step)} is damaged ({damage}); trying the one before")
+        return None
+
+    def load(self, step: int, model: DistributedModelParallel, optimizer: KeyedOptimizer | None) -> dict[str, Any]:
+        """Loads a checkpoint into the live tensors and returns its plain values.
+
+        Raises:
+            UserError: if there is no such checkpoint or it is damaged.
+        """
+        self.wait()
+        path = self._path(step)
+        if (damage := self.damage(step)) is not None:
+            raise UserError(f"{path}: {damage}; this run has checkpoints of the steps {self.steps()}")
+        if optimizer is not None:
+            optimizer.init_state()
+        reader = dcp.FileSystemReader(path)
+        resharding = Resharding(state_of(model, optimizer), reader.read_metadata())
+        dcp.load(resharding.to_load(), storage_reader=reader)
+        resharding.finish()
+        return json.loads((path / STATE).read_text())
+
+    def damage(self, step: int) -> str | None:
+        """What is wrong with a checkpoint, or None; the processes share the reading and agree on the answer."""
+        path = self._path(step)
+        try:
+            files = json.loads((path / STATE).read_text())["files"]
+            mine = sorted(files)[self._process.rank :: self._process.world]
+            found = next((f"{name} is changed" for name in mine if _checksum(path / name) != files[name]), None)
+        except FileNotFoundError as error:
+            found = f"{error.filename} is missing"
+        except (ValueError, KeyError, OSError) as error:
+            found = f"{STATE} is unreadable: {error}"
+        return self._first_failure(found)
 
     def find(self, which: str) -> int:
         """The step of a checkpoint named by its step, as "last" or as "best"; raises UserError."""
@@ -50,58 +181,42 @@ class Checkpoints:
             raise UserError(f"no checkpoint {which!r}; this run has best, last and the steps {steps}")
         return int(which)
 
-    def save(
-        self, step: int, model: DistributedModelParallel, optimizer: KeyedOptimizer, state: dict[str, Any]
-    ) -> None:
-        """Saves after `step` steps; called by all processes.
-
-        Args:
-            step: number of steps done.
-            model: its state dict is saved.
-            optimizer: likewise.
-            state: plain values; `best_step` protects a checkpoint from being pruned.
-        """
-        partial = self._folder / f".step_{step:08d}.partial"
-        if self._process.first:
-            shutil.rmtree(partial, ignore_errors=True)
-        dist.barrier()
-        dcp.save(_tensors(model, optimizer), storage_writer=dcp.FileSystemWriter(partial))
-        if self._process.first:
-            (partial / STATE).write_text(json.dumps(state, indent=1) + "\n")
-            final = self._path(step)
-            shutil.rmtree(final, ignore_errors=True)
-            partial.rename(final)
-            self._prune(state.get("best_step"))
-        dist.barrier()
-
-    def load(self, step: int, model: DistributedModelParallel, optimizer: KeyedOptimizer | None) -> dict[str, Any]:
-        """Loads a checkpoint into the model (and the optimizer) in place and returns its plain values.
-
-        Raises:
-            UserError: if there is no such checkpoint.
-        """
-        path = self._path(step)
-        if not path.is_dir():
-            raise UserError(f"{path} does not exist; this run has checkpoints of steps {self.steps()}")
-        if optimizer is not None:
-            optimizer.init_state()
-        tensors = _tensors(model, optimizer)
-        dcp.load(tensors, storage_reader=dcp.FileSystemReader(path))
-        model.load_state_dict(tensors["model"])
-        if optimizer is not None:
-            optimizer.load_state_dict(tensors["optimizer"])
-        return json.loads((path / STATE).read_text())
+    def close(self) -> None:
+        """Waits for the save under way and ends the thread."""
+        self.wait()
+        self._thread.shutdown()
 
     def _path(self, step: int) -> Path:
         return self._folder / f"step_{step:08d}"
 
     def _prune(self, best_step: int | None) -> None:
-        kept = {*self.steps()[-self._keep :], best_step}
+        kept = {*self.steps()[-self._config.keep :], best_step}
         for step in self.steps():
             if step not in kept:
                 shutil.rmtree(self._path(step))
 
 
-def _tensors(model: DistributedModelParallel, optimizer: KeyedOptimizer | None) -> dict[str, Any]:
-    state = {"model": model.state_dict()}
-    return state if optimizer is None else {**state, "optimizer": optimizer.state_dict()}
+def _error(future: "Future[None]") -> str | None:
+    error = future.exception()
+    if error is None:
+        return None
+    # DCP wraps what went wrong on each process; the last line of the innermost is what the user can act on.
+    causes = getattr(error, "failures", None)
+    inner = next(iter(causes.values()))[0] if causes else error
+    return str(inner).splitlines()[0] if str(inner) else type(inner).__name__
+
+
+def _checksum(path: Path) -> str:
+    digest = xxhash.xxh3_64()
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _sync_folder(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -11,6 +11,19 @@ from dist_rec.data.loader import LoaderConfig
 from dist_rec.embedding.tables import EmbeddingConfig
 from dist_rec.train.schedule import ScheduleConfig
 
+HOW_NOT_WHAT = (
+    "data.path",
+    "data.threads",
+    "data.prefetch",
+    "embedding.sharding",
+    "embedding.tables",
+    "train.device",
+    "train.eval_batch",
+    "train.log_every",
+    "checkpoint.",
+)
+"""Keys that say how a run is carried out: free to change when it goes on."""
+
 
 class OptimizerConfig(Config):
     """The optimizer of the dense parameters (those of the embeddings are in `embedding`)."""
@@ -44,6 +57,8 @@ class TrainConfig(Config):
     """Of the dense part's matrix products; parameters, embeddings and sums stay float32."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto takes the GPU where there is one."""
+    on_nonfinite: Literal["error", "skip"] = "error"
+    """What a loss that is not a number does: stop the run, or leave the batch out (one more exchange a step)."""
     log_every: int = Field(100, gt=0)
     """Steps between lines of metrics.jsonl and TensorBoard."""
 
@@ -55,6 +70,8 @@ class CheckpointConfig(Config):
     """Steps between checkpoints; not set: at each evaluation."""
     keep: int = Field(2, gt=0)
     """Newest checkpoints that are kept, beside the best one."""
+    asynchronous: bool = True
+    """Training goes on while a copy of the state is written; the copy takes as much host memory as the state."""
 
 
 class RunConfig(Config):
@@ -87,7 +104,23 @@ class RunConfig(Config):
             raise UserError("missing key 'head.name'; `dist-rec heads` lists the heads")
         return find_head(name).Config.parse(values, "head.")
 
+    def changes(self, other: "RunConfig") -> list[str]:
+        """Keys that differ from another config and matter for the result, as `key: theirs → ours`."""
+        ours, theirs = _flat(self.model_dump(mode="json")), _flat(other.model_dump(mode="json"))
+        return [
+            f"{key}: {theirs.get(key)} → {ours.get(key)}"
+            for key in sorted(ours | theirs)
+            if ours.get(key) != theirs.get(key) and not key.startswith(HOW_NOT_WHAT)
+        ]
+
     @property
     def head_name(self) -> str:
         """The name by which the head is found."""
         return self.head["name"]
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat

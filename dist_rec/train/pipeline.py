@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from typing import Protocol
 
 import torch
-from torch import nn
+import torch.distributed as dist
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 
@@ -22,19 +23,27 @@ class Pipeline(Protocol):
         """The model, free to be called directly until the next step."""
 
 
+def finite_everywhere(loss: Tensor) -> bool:
+    """Whether the loss is a finite number on all processes, which all get to know."""
+    finite = torch.isfinite(loss).int()
+    dist.all_reduce(finite, dist.ReduceOp.MIN)
+    return bool(finite)
+
+
 class SequentialPipeline:
     """One step after the other: there is no second stream on a CPU to overlap with."""
 
-    def __init__(self, model: nn.Module, optimizer: Optimizer) -> None:
-        self._model, self._optimizer = model, optimizer
+    def __init__(self, model: nn.Module, optimizer: Optimizer, skip_nonfinite: bool) -> None:
+        self._model, self._optimizer, self._skip_nonfinite = model, optimizer, skip_nonfinite
 
     def progress(self, batches: Iterator[Batch], /) -> Output:
         """See `Pipeline`."""
         batch = next(batches)
         self._optimizer.zero_grad()
         loss, output = self._model(batch)
-        loss.backward()
-        self._optimizer.step()
+        if not self._skip_nonfinite or finite_everywhere(loss):
+            loss.backward()
+            self._optimizer.step()
         return output
 
     def detach(self) -> nn.Module:
@@ -42,8 +51,17 @@ class SequentialPipeline:
         return self._model
 
 
-def make_pipeline(model: nn.Module, optimizer: Optimizer, device: torch.device) -> Pipeline:
-    """The pipeline that suits the device."""
+class SkippingPipeline(TrainPipelineSparseDist):
+    """Leaves out the backward pass of a loss that is not finite; without gradients the optimizers change nothing."""
+
+    def _backward(self, losses: Tensor) -> None:
+        if finite_everywhere(losses.detach()):
+            super()._backward(losses)
+
+
+def make_pipeline(model: nn.Module, optimizer: Optimizer, device: torch.device, skip_nonfinite: bool) -> Pipeline:
+    """The pipeline that suits the device; `skip_nonfinite` leaves out batches whose loss is not a number."""
     if device.type == "cuda":
-        return TrainPipelineSparseDist(model, optimizer, device, execute_all_batches=True)
-    return SequentialPipeline(model, optimizer)
+        overlapped = SkippingPipeline if skip_nonfinite else TrainPipelineSparseDist
+        return overlapped(model, optimizer, device, execute_all_batches=True)
+    return SequentialPipeline(model, optimizer, skip_nonfinite)

@@ -5,19 +5,19 @@ and the state of the data is one number, the global step.
 """
 
 import json
+import logging
+import math
 import time
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from dist_rec.core.batch import Batch
-from dist_rec.core.config import read_toml
 from dist_rec.core.errors import UserError
 from dist_rec.core.process import Process
 from dist_rec.data.loader import Loader
@@ -25,10 +25,13 @@ from dist_rec.data.shards import Dataset
 from dist_rec.train.checkpoint import Checkpoints
 from dist_rec.train.config import RunConfig
 from dist_rec.train.evaluator import evaluate
+from dist_rec.train.interruption import Interrupted, Interruption
 from dist_rec.train.model import build_model, build_optimizer, features_of, task_module
 from dist_rec.train.pipeline import make_pipeline
 from dist_rec.train.reporter import Reporter
 from dist_rec.train.schedule import Schedule
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -61,15 +64,34 @@ class Trainer:
         self.model = build_model(config, self.dataset.manifest, process)
         self.optimizer = build_optimizer(config, self.model)
         self.schedule = Schedule(config.schedule, [self.optimizer], self.steps)
-        self.pipeline = make_pipeline(self.model, self.optimizer, process.device)
-        self.checkpoints = Checkpoints(folder / "checkpoints", config.checkpoint.keep, process)
+        self.pipeline = make_pipeline(
+            self.model, self.optimizer, process.device, skip_nonfinite=config.train.on_nonfinite == "skip"
+        )
+        self.checkpoints = Checkpoints(folder / "checkpoints", config.checkpoint, process)
         self.progress = Progress()
+        self.skipped_steps: set[int] = set()
         self.seconds: dict[str, float] = defaultdict(float)
 
-    def resume(self) -> None:
-        """Goes on from the newest checkpoint, if there is one."""
-        if steps := self.checkpoints.steps():
-            self.progress = Progress(**self.checkpoints.load(steps[-1], self.model, self.optimizer))
+    def resume(self, allow_changes: bool = False) -> None:
+        """Goes on from the newest good checkpoint, if there is one.
+
+        Args:
+            allow_changes: whether the config or the data may differ from what the checkpoint was made with.
+
+        Raises:
+            UserError: naming what differs.
+        """
+        state = self.checkpoints.load_newest(self.model, self.optimizer)
+        if state is None:
+            return
+        changes = self.config.changes(RunConfig.parse(state["config"]))
+        if state["data"] != self.dataset.manifest.checksum:
+            changes.append(f"the data: {self.dataset.path} is not what the run was trained on")
+        if changes and not allow_changes:
+            raise UserError(
+                f"{self.folder} cannot go on with {'; '.join(changes)} (--allow-changes goes on all the same)"
+            )
+        self.progress = Progress(**state["progress"])
 
     def fit(self) -> dict[str, Any]:
         """Trains to the end, or until the validation score stops rising, and evaluates the best model.
@@ -78,6 +100,7 @@ class Trainer:
             `{"train": {...}, "valid": {...}, "test": {...}}`, also written to `result.json`.
         """
         first, progress = self.progress.step, self.progress
+        interruption = Interruption(self.process)
         batches = self._timed(self.train_loader.batches(first, self.steps))
         rows_before = self._rows_until(first)
         self.model.train()
@@ -85,32 +108,66 @@ class Trainer:
             while progress.step < self.steps and not self._out_of_patience():
                 end = self._segment_end(progress.step)
                 with self._clock("train"):
-                    self._run_segment(islice(batches, end - progress.step), end, report)
-                if self._falls(self._evaluate_every, end):
+                    self._run_segment(_Segment(batches, end - progress.step), report, interruption)
+                    stopped = interruption.asked()
+                if progress.step == end and self._falls(self._evaluate_every, end):
                     self._evaluate(report)
                 with self._clock("checkpoint"):
-                    self.checkpoints.save(progress.step, self.model, self.optimizer, asdict(progress))
+                    self.checkpoints.save(progress.step, self.model, self.optimizer, self._state())
+                if stopped:
+                    self.checkpoints.close()
+                    raise Interrupted(f"stopped after step {progress.step} of {self.steps}; {self.folder} can go on")
+            with self._clock("checkpoint"):
+                self.checkpoints.close()
             result = self._final_scores()
         rows = self._rows_until(progress.step) - rows_before
         result["train"] = {
             "rows": rows,
             "steps": progress.step - first,
             "rows_per_s": rows / self.seconds["train"] if rows else 0.0,
+            "skipped_rows": self._global_sum(self.train_loader.skipped_rows),
+            "skipped_steps": self._everywhere(self.skipped_steps),
             "seconds": {name: round(value, 3) for name, value in self.seconds.items()},
         }
         if self.process.first:
             (self.folder / "result.json").write_text(json.dumps(result, indent=1) + "\n")
         return result
 
-    def _run_segment(self, batches: Iterator[Batch], end: int, report: Reporter) -> None:
-        progress, config = self.progress, self.config
-        while progress.step < end:
+    def _run_segment(self, batches: "_Segment", report: Reporter, interruption: Interruption) -> None:
+        """Trains on the batches, or fewer if asked to stop."""
+        progress, unchecked = self.progress, deque[tuple[int, torch.Tensor]]()
+        # Reading a loss waits for the device, so a GPU's is read one step late.
+        late = int(self.process.device.type == "cuda")
+        while True:
             self._set_step(progress.step)
-            output = self.pipeline.progress(batches)
+            try:
+                output = self.pipeline.progress(batches)
+            except StopIteration:
+                break
+            unchecked.append((progress.step, output.loss))
             report.advance(self.train_loader.global_rows(progress.step))
             progress.step += 1
-            if progress.step % config.train.log_every == 0:
-                report.log("train", progress.step, loss=self._global_mean(output.loss))
+            if len(unchecked) > late:
+                self._check_finite(*unchecked.popleft())
+            if progress.step % self.config.train.log_every == 0:
+                report.log("train", progress.step, loss=self._global_sum(output.loss) / self.process.world)
+            if interruption.agreed(progress.step):
+                batches.close()
+        for step, loss in unchecked:
+            self._check_finite(step, loss)
+
+    def _check_finite(self, step: int, loss: torch.Tensor) -> None:
+        if math.isfinite(float(loss)):
+            return
+        epoch, batch = divmod(step, self.train_loader.steps_per_epoch)
+        where = f"step {step} (epoch {epoch}, rows {batch * self.config.train.batch:,} and on of its order)"
+        if self.config.train.on_nonfinite == "error":
+            raise UserError(
+                f"the loss is {float(loss)} in {where}: look for bad values in {self.dataset.path}, lower the learning "
+                "rates, or leave such batches out with train.on_nonfinite=skip"
+            )
+        self.skipped_steps.add(step)
+        log.warning("left out %s: the loss is %s", where, float(loss))
 
     def _set_step(self, step: int) -> None:
         """Learning rate and random numbers are functions of the step, so a resumed run needs no saved state of them."""
@@ -175,10 +232,23 @@ class Trainer:
         epochs, rest = divmod(step, self.train_loader.steps_per_epoch)
         return epochs * self.train_loader.rows + min(rest * self.config.train.batch, self.train_loader.rows)
 
-    def _global_mean(self, loss: torch.Tensor) -> float:
-        mean = loss.clone()
-        torch.distributed.all_reduce(mean)
-        return float(mean) / self.process.world
+    def _global_sum(self, value: torch.Tensor | int) -> float:
+        total = torch.as_tensor(value, device=self.process.device).clone()
+        torch.distributed.all_reduce(total)
+        return total.item()
+
+    def _everywhere(self, steps: set[int]) -> list[int]:
+        gathered: list[set[int]] = [set()] * self.process.world
+        torch.distributed.all_gather_object(gathered, steps)
+        return sorted(set().union(*gathered))
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "progress": asdict(self.progress),
+            "best_step": self.progress.best_step,
+            "config": self.config.model_dump(mode="json"),
+            "data": self.dataset.manifest.checksum,
+        }
 
     def _timed(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         while True:
@@ -197,59 +267,18 @@ class Trainer:
             self.seconds[name] += time.perf_counter() - started
 
 
-def check_fits(trained: Dataset, other: Dataset) -> None:
-    """Raises UserError, by name, unless a model trained on one data set can read the other."""
-    ours, theirs = trained.manifest, other.manifest
-    for column in ours.columns:
-        if theirs.column(column.name) != column:
-            raise UserError(
-                f"{other.path}: column {column.name!r} is {theirs.column(column.name)}, trained was {column}"
-            )
-    for name, table in ours.tables.items():
-        if theirs.tables[name] != table:
-            raise UserError(
-                f"{other.path}: table {name!r} has {theirs.tables[name].rows} rows, the model was trained with "
-                f"{table.rows}; prepare the data with --fitted-from {trained.path}"
-            )
-    if ours.transform != theirs.transform:
-        raise UserError(f"{other.path} was fitted anew; prepare it with --fitted-from {trained.path}")
+class _Segment(Iterator[Batch]):
+    """The next batches up to a number; closed before, it gives no more, and a pipeline empties itself."""
 
+    def __init__(self, batches: Iterator[Batch], length: int) -> None:
+        self._batches, self._left = batches, length
 
-def load_run(folder: Path) -> RunConfig:
-    """The config of a run; raises UserError if the folder is none."""
-    path = folder / "config.toml"
-    if not path.is_file():
-        raise UserError(f"{folder} is not a run: it holds no config.toml")
-    return RunConfig.parse(read_toml(path))
+    def __next__(self) -> Batch:
+        if self._left <= 0:
+            raise StopIteration
+        self._left -= 1
+        return next(self._batches)
 
-
-def score_split(run: Path, data: Path | None, split: str, checkpoint: str, process: Process) -> dict[str, float]:
-    """Metrics of a run's checkpoint on a split.
-
-    Args:
-        run: the run's folder.
-        data: another data set that was fitted from the run's; None takes the run's own.
-        split: part of the data.
-        checkpoint: a step, "best" or "last".
-        process: this one.
-    """
-    config = load_run(run)
-    dataset = Dataset(config.data.path)
-    model = build_model(config, dataset.manifest, process)
-    checkpoints = Checkpoints(run / "checkpoints", config.checkpoint.keep, process)
-    checkpoints.load(checkpoints.find(checkpoint), model, None)
-    scored = dataset
-    if data is not None:
-        scored = Dataset(data)
-        check_fits(dataset, scored)
-    loader = Loader(
-        scored,
-        split,
-        config.data,
-        batch=config.train.eval_batch,
-        features=features_of(config, dataset.manifest),
-        rank=process.rank,
-        world=process.world,
-        shuffle=False,
-    )
-    return evaluate(model, loader, task_module(config.task), process)
+    def close(self) -> None:
+        """Ends the segment."""
+        self._left = 0

@@ -1,0 +1,71 @@
+"""Runs that exist: their config, and metrics of their checkpoints on any data that fits."""
+
+from pathlib import Path
+
+from dist_rec.core.config import read_toml
+from dist_rec.core.errors import UserError
+from dist_rec.core.process import Process
+from dist_rec.data.loader import Loader
+from dist_rec.data.shards import Dataset
+from dist_rec.train.checkpoint import Checkpoints
+from dist_rec.train.config import RunConfig
+from dist_rec.train.evaluator import evaluate
+from dist_rec.train.model import build_model, features_of, task_module
+
+
+def check_fits(trained: Dataset, other: Dataset) -> None:
+    """Raises UserError, by name, unless a model trained on one data set can read the other."""
+    ours, theirs = trained.manifest, other.manifest
+    for column in ours.columns:
+        if theirs.column(column.name) != column:
+            raise UserError(
+                f"{other.path}: column {column.name!r} is {theirs.column(column.name)}, trained was {column}"
+            )
+    for name, table in ours.tables.items():
+        if theirs.tables[name] != table:
+            raise UserError(
+                f"{other.path}: table {name!r} has {theirs.tables[name].rows} rows, the model was trained with "
+                f"{table.rows}; prepare the data with --fitted-from {trained.path}"
+            )
+    if ours.transform != theirs.transform:
+        raise UserError(f"{other.path} was fitted anew; prepare it with --fitted-from {trained.path}")
+
+
+def load_run(folder: Path) -> RunConfig:
+    """The config of a run; raises UserError if the folder is none."""
+    path = folder / "config.toml"
+    if not path.is_file():
+        raise UserError(f"{folder} is not a run: it holds no config.toml")
+    return RunConfig.parse(read_toml(path))
+
+
+def score_split(run: Path, data: Path | None, split: str, checkpoint: str, process: Process) -> dict[str, float]:
+    """Metrics of a run's checkpoint on a split.
+
+    Args:
+        run: the run's folder.
+        data: another data set that was fitted from the run's; None takes the run's own.
+        split: part of the data.
+        checkpoint: a step, "best" or "last".
+        process: this one.
+    """
+    config = load_run(run)
+    dataset = Dataset(config.data.path)
+    model = build_model(config, dataset.manifest, process)
+    checkpoints = Checkpoints(run / "checkpoints", config.checkpoint, process)
+    checkpoints.load(checkpoints.find(checkpoint), model, None)
+    scored = dataset
+    if data is not None:
+        scored = Dataset(data)
+        check_fits(dataset, scored)
+    loader = Loader(
+        scored,
+        split,
+        config.data,
+        batch=config.train.eval_batch,
+        features=features_of(config, dataset.manifest),
+        rank=process.rank,
+        world=process.world,
+        shuffle=False,
+    )
+    return evaluate(model, loader, task_module(config.task), process)

@@ -1,0 +1,153 @@
+"""The tensors of a run under names that do not depend on how tables are sharded.
+
+`state_of` gives views on the live tensors: weights, and the state of fused, replicated and dense optimizers. Saving
+them and loading into them is `torch.distributed.checkpoint`'s; what it cannot do is done here:
+
+- a replicated table's Adagrad calls its sum `sum`, a sharded one's `momentum1`, in another shape;
+- row-wise Adagrad keeps one number a row in each column shard, so its length depends on the number of column shards.
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributed._shard.sharded_tensor import Shard, ShardedTensor
+from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
+from torchrec.distributed import DistributedModelParallel
+from torchrec.optim.keyed import KeyedOptimizer
+
+State = dict[str, Tensor | ShardedTensor]
+
+
+def state_of(model: DistributedModelParallel, optimizer: KeyedOptimizer | None) -> State:
+    """All tensors of the model and the optimizer by name, as views on the live ones.
+
+    An optimizer's slots appear once they exist: call `optimizer.init_state()` before loading into a new one.
+    """
+    state: State = {f"model.{name}": value for name, value in model.state_dict().items()}
+    if optimizer is not None:
+        for parameter, slots in optimizer.state_dict()["state"].items():
+            for slot, value in _flatten(slots):
+                if (named := _canonical(parameter, slot, value)) is not None:
+                    state[f"optimizer.{parameter}.{named[0]}"] = named[1]
+    return state
+
+
+def _flatten(slots: dict[str, Any]) -> Iterator[tuple[str, Tensor | ShardedTensor]]:
+    for name, value in slots.items():
+        if isinstance(value, dict):
+            yield from _flatten(value)
+        elif isinstance(value, Tensor | ShardedTensor):
+            yield name, value
+
+
+def _canonical(parameter: str, slot: str, value: Tensor | ShardedTensor) -> tuple[str, Tensor | ShardedTensor] | None:
+    if not _is_table(parameter):
+        return slot, value
+    if slot == "step":
+        return None  # Adagrad's count of steps, which nothing reads without a decay of its learning rate.
+    if slot == "sum":
+        assert isinstance(value, Tensor)
+        return "momentum1", value.view(-1) if value.shape[1] == 1 else value
+    return slot.rsplit(".", 1)[-1], value
+
+
+def _is_table(parameter: str) -> bool:
+    return "/" in parameter
+
+
+def local_tensors(value: Tensor | ShardedTensor) -> list[Tensor]:
+    """The parts of a tensor that this process holds."""
+    return [shard.tensor for shard in value.local_shards()] if isinstance(value, ShardedTensor) else [value]
+
+
+class Staging:
+    """Copies of a state in memory of their own, kept from one save to the next."""
+
+    def __init__(self) -> None:
+        self._copies: State = {}
+
+    def copy(self, state: State) -> State:
+        """Copies the state; the result is valid until the next call."""
+        if {name: _shape(value) for name, value in self._copies.items()} != {
+            name: _shape(value) for name, value in state.items()
+        }:
+            self._copies = {name: _empty_like(value) for name, value in state.items()}
+        for name, value in state.items():
+            for target, source in zip(local_tensors(self._copies[name]), local_tensors(value), strict=True):
+                target.copy_(source, non_blocking=True)
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        return self._copies
+
+
+def _shape(value: Tensor | ShardedTensor) -> list[torch.Size]:
+    return [tensor.shape for tensor in local_tensors(value)]
+
+
+def _empty_like(value: Tensor | ShardedTensor) -> Tensor | ShardedTensor:
+    if isinstance(value, ShardedTensor):
+        metadata = value.metadata()
+        shards = [Shard(_host(shard.tensor), shard.metadata) for shard in value.local_shards()]
+        return ShardedTensor._init_from_local_shards_and_global_metadata(
+            shards, replace(metadata), process_group=value._process_group
+        )
+    return _host(value)
+
+
+def _host(tensor: Tensor) -> Tensor:
+    # Filled at once, so that the first save does not pay for the system's handing out of the pages.
+    return torch.zeros(tensor.shape, dtype=tensor.dtype, device="cpu", pin_memory=tensor.is_cuda)
+
+
+class Resharding:
+    """Loads row-wise Adagrad saved with another number of column shards.
+
+    The sum over steps of the mean square of a row's gradient is linear in the squares, so that of a wider range of
+    columns is the average of the narrower ones', weighted by width. A narrower range takes over the wider one's.
+
+    Args:
+        state: what is loaded into.
+        saved: the checkpoint's metadata.
+    """
+
+    def __init__(self, state: State, saved: Metadata) -> None:
+        self._live: State = {}
+        self._whole: dict[str, Tensor] = {}
+        for name, value in state.items():
+            entry = saved.state_dict_metadata.get(name)
+            if isinstance(entry, TensorStorageMetadata) and entry.size != value.size():
+                self._live[name] = value
+                self._whole[name] = torch.empty(entry.size, dtype=entry.properties.dtype)
+        self._state = state
+
+    def to_load(self) -> State:
+        """The state, with whole tensors in the place of those that are saved in another shape."""
+        return {**self._state, **self._whole}
+
+    def finish(self) -> None:
+        """Brings what was loaded into shape."""
+        for name, whole in self._whole.items():
+            weights = self._state["model." + name.removeprefix("optimizer.").rsplit(".", 1)[0]]
+            rows, columns = weights.size()
+            saved_PR = whole.view(-1, rows)
+            places = [(0, rows, 0, columns)]
+            if isinstance(weights, ShardedTensor):
+                places = [_place(shard) for shard in weights.local_shards()]
+            for target, (row, height, column, width) in zip(local_tensors(self._live[name]), places, strict=True):
+                share_P = _overlap(column, width, len(saved_PR), columns)
+                target.copy_((saved_PR[:, row : row + height] * share_P.unsqueeze(1)).sum(0))
+
+
+def _place(shard: Shard) -> tuple[int, int, int, int]:
+    (row, column), (height, width) = shard.metadata.shard_offsets, shard.metadata.shard_sizes
+    return row, height, column, width
+
+
+def _overlap(column: int, width: int, parts: int, columns: int) -> Tensor:
+    """Which share of the columns [column, column + width) lies in each of the equal parts, [parts]; sums to one."""
+    edges = torch.arange(parts + 1) * (columns // parts)
+    left, right = edges[:-1].clamp(min=column), edges[1:].clamp(max=column + width)
+    return (right - left).clamp(min=0) / width
