@@ -10,7 +10,7 @@ from dist_rec.cli.heads import heads
 from dist_rec.cli.prepare import prepare
 from dist_rec.cli.synthesize import synthesize
 from dist_rec.cli.train import train
-from dist_rec.core.errors import UserError
+from dist_rec.core.errors import RESUMABLE, Interrupted, UserError
 from dist_rec.core.log import complain, quiet_libraries
 
 app = typer.Typer(
@@ -33,6 +33,9 @@ def main() -> None:
     except UserError as error:
         complain(f"error: {error}")
         sys.exit(2)
+    except Interrupted as stopped:
+        complain(str(stopped))
+        sys.exit(RESUMABLE)
     except KeyboardInterrupt:
         complain("interrupted")
         sys.exit(130)

@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from dist_rec.data.workers import preload
+
+    preload("dist_rec.data.prepare.criteo")
     from dist_rec.data.prepare.criteo import Prepared
 
 prepare = typer.Typer(help="Turn raw files into a folder of shards that describes itself.", no_args_is_help=True)
@@ -41,6 +44,9 @@ def criteo(
 
         dist-rec prepare criteo --fitted-from data --test 'day_24.gz' --out day_24
     """
+    from dist_rec.data.workers import preload
+
+    preload("dist_rec.data.prepare.criteo")
     from dist_rec.data.prepare.criteo import prepare as prepare_criteo
 
     patterns = {"train": train or [], "valid": valid or [], "test": test or []}

@@ -24,6 +24,9 @@ def synthesize(
         dist-rec prepare criteo --train 'raw/part_[0-7].tsv.gz' --valid raw/part_8.tsv.gz \\
             --test raw/part_9.tsv.gz --out data
     """
+    from dist_rec.data.workers import preload
+
+    preload("dist_rec.data.synthetic")
     from dist_rec.data.synthetic import synthesize as synthesize_files
 
     truth = synthesize_files(rows, out, files, seed, workers)

@@ -20,6 +20,9 @@ def train(
         typer.Option("--run-dir", help="Folder of the run. [default: runs/CONFIG-DATE-TIME]", show_default=False),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the run folder's newest checkpoint.")] = False,
+    allow_changes: Annotated[
+        bool, typer.Option("--allow-changes", help="Resume although config or data have changed since.")
+    ] = False,
     print_config: Annotated[
         bool, typer.Option("--print-config", help="Print every setting in effect and stop.")
     ] = False,
@@ -43,12 +46,14 @@ def train(
         return
     if resume and run is None:
         raise UserError("--resume needs --run-dir: which run should go on?")
-    result = _train(settings, config.stem, run, resume)
+    result = _train(settings, config.stem, run, resume, allow_changes)
     if result is not None and as_json:
         typer.echo(json.dumps(result))
 
 
-def _train(settings: Any, name: str, run: Path | None, resume: bool) -> dict[str, Any] | None:
+def _train(
+    settings: Any, name: str, run: Path | None, resume: bool, allow_changes: bool = False
+) -> dict[str, Any] | None:
     from rich.console import Console
 
     from dist_rec.core.process import on_first, process_group, this_process
@@ -63,7 +68,7 @@ def _train(settings: Any, name: str, run: Path | None, resume: bool) -> dict[str
         if process.first:
             console.print(plan_table(trainer.model, process.world))
         if resume:
-            trainer.resume()
+            trainer.resume(allow_changes)
         result = trainer.fit()
     if not process.first:
         return None

@@ -1,4 +1,11 @@
-"""The one exception that users see as a single line instead of a traceback."""
+"""What users see as a single line instead of a traceback."""
+
+RESUMABLE = 75
+"""Exit code of a run that was asked to stop and saved its state: EX_TEMPFAIL of sysexits.h."""
+
+
+class Interrupted(Exception):
+    """The run was asked to stop and has saved its state; the message says how to go on."""
 
 
 class UserError(Exception):

@@ -8,14 +8,8 @@ import torch.distributed as dist
 
 from dist_rec.core.process import Process
 
-EXIT_CODE = 75
-"""EX_TEMPFAIL: the run was saved and can go on."""
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 EVERY = 10
-
-
-class Interrupted(Exception):
-    """The run was asked to stop and has saved its state."""
 
 
 class Interruption:

@@ -18,14 +18,14 @@ from typing import Any
 import torch
 
 from dist_rec.core.batch import Batch
-from dist_rec.core.errors import UserError
+from dist_rec.core.errors import Interrupted, UserError
 from dist_rec.core.process import Process
 from dist_rec.data.loader import Loader
 from dist_rec.data.shards import Dataset
 from dist_rec.train.checkpoint import Checkpoints
 from dist_rec.train.config import RunConfig
 from dist_rec.train.evaluator import evaluate
-from dist_rec.train.interruption import Interrupted, Interruption
+from dist_rec.train.interruption import Interruption
 from dist_rec.train.model import build_model, build_optimizer, features_of, task_module
 from dist_rec.train.pipeline import make_pipeline
 from dist_rec.train.reporter import Reporter
@@ -116,7 +116,9 @@ class Trainer:
                     self.checkpoints.save(progress.step, self.model, self.optimizer, self._state())
                 if stopped:
                     self.checkpoints.close()
-                    raise Interrupted(f"stopped after step {progress.step} of {self.steps}; {self.folder} can go on")
+                    raise Interrupted(
+                        f"stopped after step {progress.step} of {self.steps}; go on with --resume --run-dir {self.folder}"
+                    )
             with self._clock("checkpoint"):
                 self.checkpoints.close()
             result = self._final_scores()
