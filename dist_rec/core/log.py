@@ -25,4 +25,6 @@ def complain(message: str) -> None:
 
 def shown(scores: dict[str, float]) -> str:
     """Metrics on one line: counts in full, the rest with five digits."""
-    return "  ".join(f"{name} {value:,.0f}" if name == "rows" else f"{name} {value:.5f}" for name, value in scores.items())
+    return "  ".join(
+        f"{name} {value:,.0f}" if name == "rows" else f"{name} {value:.5f}" for name, value in scores.items()
+    )
