@@ -104,38 +104,63 @@ class Rows:
         return self.floats.shape[1]
 
 
-def decode(record: pa.RecordBatch, layout: Layout, manifest: Manifest, where: str, first_row: int) -> Rows:
-    """Views the columns of a record batch as arrays and checks every id against its table.
+@dataclass(frozen=True)
+class Piece:
+    """A run of rows of a shard."""
+
+    record: pa.RecordBatch
+    shard: str
+    """Path of the shard, for messages."""
+    first_row: int
+    """The row of the shard at which `record` begins."""
+
+
+def gather(pieces: Sequence[Piece], permutation: Array | None, layout: Layout, manifest: Manifest) -> Rows:
+    """Joins pieces, puts their rows in order and checks every id against its table.
+
+    A column is joined in a small buffer that stays in the processor's cache, and from there dealt to its new order.
 
     Args:
-        record: rows of a shard.
-        layout: the columns to decode.
+        pieces: R rows in all.
+        permutation: the place among the pieces' rows of each row, int64 [R]; None keeps them as they are.
+        layout: the columns to take.
         manifest: for the sizes of the tables and the columns of jagged weights.
-        where: the shard's path, for the message.
-        first_row: the row of the shard at which `record` begins.
 
     Raises:
         UserError: naming the shard, row, feature and table of an id outside its table.
     """
-    floats = (*layout.dense, layout.label, *([layout.weight] if layout.weight else []))
-    rows = Rows(
-        _stack([_values(record.column(name)) for name in floats], np.float32, record.num_rows),
-        _stack([_values(record.column(name)) for name in layout.categorical], np.int32, record.num_rows),
-        {name: _jagged(record, manifest, name) for name in layout.bags + layout.weighted},
-    )
-    for name, ids in zip(layout.categorical, rows.categorical, strict=True):
-        _check(ids, None, manifest, name, where, first_row)
-    for name, jagged in rows.jagged.items():
-        _check(jagged.values, jagged.lengths, manifest, name, where, first_row)
-    return rows
+    size = sum(piece.record.num_rows for piece in pieces)
+    names = (*layout.dense, layout.label, *([layout.weight] if layout.weight else []))
+    floats = np.empty((len(names), size if permutation is None else len(permutation)), np.float32)
+    categorical = np.empty((len(layout.categorical), floats.shape[1]), np.int32)
+    for name, row in zip(names, floats, strict=True):
+        _deal(_join([_values(piece.record.column(name)) for piece in pieces]), permutation, row)
+    for name, row in zip(layout.categorical, categorical, strict=True):
+        ids = _join([_values(piece.record.column(name)) for piece in pieces])
+        _check(ids, None, manifest, name, pieces)
+        _deal(ids, permutation, row)
+    jagged = {}
+    for name in layout.bags + layout.weighted:
+        column = Jagged.concatenate([_jagged(piece.record, manifest, name) for piece in pieces])
+        _check(column.values, column.lengths, manifest, name, pieces)
+        jagged[name] = column if permutation is None else column.take(permutation)
+    return Rows(floats, categorical, jagged)
 
 
 def _values(column: pa.Array) -> Array:
     return column.to_numpy(zero_copy_only=not column.null_count)
 
 
-def _stack(columns: list[Array], dtype: type[np.generic], rows: int) -> Array:
-    return np.stack(columns).astype(dtype, copy=False) if columns else np.empty((0, rows), dtype)
+def _join(columns: list[Array]) -> Array:
+    return columns[0] if len(columns) == 1 else np.concatenate(columns)
+
+
+def _deal(column: Array, permutation: Array | None, out: Array) -> None:
+    if permutation is None:
+        out[:] = column
+    else:
+        # "clip" only because "raise" would go through a buffer: a permutation has no place outside.
+        np.take(column, permutation, out=out, mode="clip")
 
 
 def _jagged(record: pa.RecordBatch, manifest: Manifest, name: str) -> Jagged:
@@ -144,29 +169,20 @@ def _jagged(record: pa.RecordBatch, manifest: Manifest, name: str) -> Jagged:
     return Jagged(_values(column.flatten()), lengths, _values(record.column(weights).flatten()) if weights else None)
 
 
-def _check(ids: Array, lengths: Array | None, manifest: Manifest, name: str, where: str, first_row: int) -> None:
+def _check(ids: Array, lengths: Array | None, manifest: Manifest, name: str, pieces: Sequence[Piece]) -> None:
     rows = manifest.rows_of(name)
-    if not len(ids) or (ids.min() >= 0 and ids.max() < rows):
+    # As unsigned numbers, negative ids are large ones.
+    if not len(ids) or ids.view(np.uint32).max() < rows:
         return
-    at = int(np.flatnonzero((ids < 0) | (ids >= rows))[0])
+    at = int(np.flatnonzero(ids.view(np.uint32) >= rows)[0])
     row = at if lengths is None else int(np.searchsorted(np.cumsum(lengths), at, side="right"))
+    for piece in pieces:
+        if row < piece.record.num_rows:
+            break
+        row -= piece.record.num_rows
     raise UserError(
-        f"{where}, row {first_row + row}: feature {name!r} has id {ids[at]}, outside its table "
+        f"{piece.shard}, row {piece.first_row + row}: feature {name!r} has id {ids[at]}, outside its table "
         f"{manifest.column(name).table!r} of {rows} rows; prepare the data again or give the table more rows"
-    )
-
-
-def shuffle(parts: Sequence[Rows], permutation: Array | None) -> Rows:
-    """Joins the pieces of a window and puts its rows in order."""
-    floats = np.concatenate([part.floats for part in parts], axis=1)
-    categorical = np.concatenate([part.categorical for part in parts], axis=1)
-    jagged = {name: Jagged.concatenate([part.jagged[name] for part in parts]) for name in parts[0].jagged}
-    if permutation is None:
-        return Rows(floats, categorical, jagged)
-    return Rows(
-        np.take(floats, permutation, axis=1),
-        np.take(categorical, permutation, axis=1),
-        {name: column.take(permutation) for name, column in jagged.items()},
     )
 
 

@@ -19,7 +19,7 @@ from pydantic import Field
 from dist_rec.core.batch import Batch
 from dist_rec.core.config import Config
 from dist_rec.core.errors import UserError
-from dist_rec.data.columns import Jagged, Layout, Rows, Slice, collate, decode, shuffle
+from dist_rec.data.columns import Jagged, Layout, Piece, Rows, Slice, collate, gather
 from dist_rec.data.order import Int64, Order, most_rows, steps_in_epoch, streams_of
 from dist_rec.data.shards import CorruptBlock, Dataset
 
@@ -35,7 +35,7 @@ class LoaderConfig(Config):
     """Canonical streams into which the rows are dealt; at least as many as processes."""
     window: int = Field(8192, gt=0)
     """Rows of a stream that are shuffled together. Memory is about streams x window x bytes of a row, twice."""
-    threads: int = Field(2, gt=0)
+    threads: int = Field(1, gt=0)
     """Threads of a process that read and decode windows."""
     prefetch: int = Field(4, gt=0)
     """Batches made ahead of the trainer."""
@@ -176,14 +176,14 @@ class Loader:
             present = np.concatenate([[0], np.cumsum(there[places])])
             permutation = (np.cumsum(there) - 1)[places[there[places]]]
             self.skipped_rows += int(len(there) - there.sum())
-        rows = shuffle([part for part in parts if part is not None] or [self._no_rows()], permutation)
+        here = [part for part in parts if part is not None] or [self._no_rows()]
+        rows = gather(here, permutation, self.layout, self._dataset.manifest)
         return _Window(rows, {name: column.slices() for name, column in rows.jagged.items()}, start, stop, present)
 
-    def _no_rows(self) -> Rows:
-        record = pa.RecordBatch.from_pylist([], self._dataset.schema)
-        return decode(record, self.layout, self._dataset.manifest, self._dataset.path, 0)
+    def _no_rows(self) -> Piece:
+        return Piece(pa.RecordBatch.from_pylist([], self._dataset.schema), self._dataset.path, 0)
 
-    def _piece(self, block: int, start: int, stop: int) -> Rows | None:
+    def _piece(self, block: int, start: int, stop: int) -> Piece | None:
         shard, index, _ = self._blocks[block]
         try:
             record = self._dataset.read_block(shard, index).slice(start, stop - start)
@@ -192,8 +192,7 @@ class Loader:
                 raise
             log.warning("left out %d rows: %s", stop - start, error)
             return None
-        where = f"{self._dataset.path}/{shard.path}"
-        return decode(record, self.layout, self._dataset.manifest, where, int(self._first_rows[block]) + start)
+        return Piece(record, f"{self._dataset.path}/{shard.path}", int(self._first_rows[block]) + start)
 
 
 class _Stream:
