@@ -18,6 +18,7 @@ from dist_rec.core.batch import Batch
 from dist_rec.core.head import Inputs, Lookup, Sequence
 from dist_rec.embedding.tables import EmbeddingTable
 
+
 class EmbeddingLayer(nn.Module):
     """TorchRec collections for pooled bags, weighted bags and sequences, read by name.
 
@@ -71,12 +72,12 @@ class _Regroup(nn.Module):
     def forward(
         self, found: list[KeyedTensor], labels_B: Tensor, ids: KeyedJaggedTensor, weighted_ids: KeyedJaggedTensor
     ) -> dict[str, Tensor]:
-        grouped, rows = self._regroup(found), len(labels_B)
+        grouped, rows, unweighted = self._regroup(found), len(labels_B), ids.keys()
         pooled = {}
         for lookup in self._lookups:
             x_BFD = grouped[lookup.name][:rows].unflatten(1, (len(lookup.features), -1))[..., : lookup.dim]
             if lookup.pooling == "mean":
-                columns = [(ids if name in ids.keys() else weighted_ids)[name] for name in lookup.features]
+                columns = [(ids if name in unweighted else weighted_ids)[name] for name in lookup.features]
                 lengths_BF = torch.stack([column.lengths()[:rows] for column in columns], dim=1)
                 x_BFD = x_BFD / lengths_BF.clamp(min=1).unsqueeze(2)
             pooled[lookup.name] = x_BFD

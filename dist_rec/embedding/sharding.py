@@ -6,6 +6,7 @@ tables that are left to it ("auto").
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -31,7 +32,9 @@ from torchrec.optim import Adam, RowWiseAdagrad
 
 from dist_rec.core.errors import UserError
 from dist_rec.embedding.layer import EmbeddingLayer
-from dist_rec.embedding.tables import DIM_MULTIPLE, EmbeddingConfig, EmbeddingTable, Sharding
+from dist_rec.embedding.row_optimizer import rows_only
+from dist_rec.embedding.row_rules import row_rule
+from dist_rec.embedding.tables import DIM_MULTIPLE, EmbeddingTable, Sharding, TableSettings
 
 SHARDERS: list[ModuleSharder[nn.Module]] = [EmbeddingBagCollectionSharder(), EmbeddingCollectionSharder()]
 PLANNER_TYPES: dict[Sharding, ShardingType] = {
@@ -54,21 +57,23 @@ class Cluster:
     device: torch.device
 
 
-def optimizer_class(config: EmbeddingConfig) -> tuple[type[torch.optim.Optimizer], dict[str, object]]:
-    """The optimizer of the tables and its arguments, by FBGEMM's names; it runs the fused form of the same."""
-    eps = {"lr": config.lr, "eps": config.eps}
-    if config.optimizer == "sgd":
-        return torch.optim.SGD, {"lr": config.lr}
-    if config.optimizer == "adam":
-        return Adam, {**eps, "beta1": config.beta1, "beta2": config.beta2}
-    return (RowWiseAdagrad if config.optimizer == "rowwise_adagrad" else torch.optim.Adagrad), eps
+def optimizer_class(settings: TableSettings) -> tuple[type[torch.optim.Optimizer], dict[str, Any]]:
+    """The optimizer of a table and its arguments, by FBGEMM's names; it runs the fused form of the same."""
+    if settings.optimizer == "sgd":
+        return torch.optim.SGD, {"lr": settings.lr}
+    arguments: dict[str, Any] = {"lr": settings.lr, "eps": settings.eps}
+    if settings.optimizer == "adam":
+        return Adam, {**arguments, "beta1": settings.beta1, "beta2": settings.beta2}
+    if settings.optimizer == "adagrad":
+        return torch.optim.Adagrad, arguments
+    assert settings.optimizer == "rowwise_adagrad"
+    return RowWiseAdagrad, arguments
 
 
 def shard(
     model: nn.Module,
     layer: EmbeddingLayer,
     tables: tuple[EmbeddingTable, ...],
-    config: EmbeddingConfig,
     cluster: Cluster,
     seed: int,
 ) -> DistributedModelParallel:
@@ -78,35 +83,37 @@ def shard(
         model: the whole model; its dense parameters are on the device, the tables on meta.
         layer: its embedding layer.
         tables: what the layer was built from.
-        config: optimizer and sharding.
         cluster: the processes.
         seed: of the initial weights.
 
     Raises:
         UserError: if a table cannot be sharded as configured.
     """
-    fused, arguments = optimizer_class(config)
-    chosen = {table.name: _chosen(table, config, cluster) for table in tables}
-    for name, parameter in layer.named_parameters():
-        if chosen[_table_name(name)] != "data_parallel":
-            apply_optimizer_in_backward(fused, [parameter], arguments)
-    plan = _planned(model, chosen, cluster) if "auto" in chosen.values() else _explicit(model, tables, chosen, cluster)
-    sharded = DistributedModelParallel(model, device=cluster.device, plan=plan, sharders=SHARDERS)
     by_name = {table.name: table for table in tables}
+    chosen = {table.name: _chosen(table, cluster) for table in tables}
+    for name, parameter in layer.named_parameters():
+        table = by_name[table_name(name)]
+        if chosen[table.name] != "data_parallel":
+            by_rule = row_rule(table.settings, cluster.device) is not None
+            update_class, arguments = rows_only(table) if by_rule else optimizer_class(table.settings)
+            apply_optimizer_in_backward(update_class, [parameter], arguments)
+    make_plan = _planned if "auto" in chosen.values() else _explicit
+    plan = make_plan(model, tables, chosen, cluster)
+    sharded = DistributedModelParallel(model, device=cluster.device, plan=plan, sharders=SHARDERS)
     for name, weights in local_shards(sharded.state_dict()):
-        if table := by_name.get(_table_name(name)):
-            table.initialise(weights.tensor, seed, weights.row, weights.column)
+        if table_name(name) in by_name:
+            by_name[table_name(name)].initialise(weights.tensor, seed, weights.row, weights.column)
     return sharded
 
 
-def _chosen(table: EmbeddingTable, config: EmbeddingConfig, cluster: Cluster) -> Sharding:
-    sharding = table.sharding
+def _chosen(table: EmbeddingTable, cluster: Cluster) -> Sharding:
+    sharding = table.settings.sharding
     if sharding == "auto" and cluster.device.type == "cpu":
         sharding = "table_wise"
-    if sharding == "data_parallel" and config.optimizer == "adam":
+    if sharding == "data_parallel" and (table.settings.optimizer in ("adam", "ftrl") or table.settings.weight_decay):
         raise UserError(
-            f"table {table.name!r}: data_parallel with Adam would move rows that are not in the batch; "
-            "choose another embedding.optimizer or sharding"
+            f"table {table.name!r}: data_parallel takes sgd, adagrad and rowwise_adagrad without weight_decay, since "
+            "others would move rows that are not in the batch; choose another optimizer or sharding"
         )
     if sharding == "data_parallel" and table.pooling == "none" and cluster.device.type == "cpu":
         raise UserError(f"table {table.name!r}: FBGEMM has no data_parallel sequences on CPUs; choose table_wise")
@@ -133,7 +140,7 @@ def local_shards(state: dict[str, object]) -> Iterator[tuple[str, LocalShard]]:
             yield name, LocalShard(value, 0, 0)
 
 
-def _table_name(parameter: str) -> str:
+def table_name(parameter: str) -> str:
     """`…embedding_bags.lookup/table.weight` → `lookup/table`."""
     return parameter.rsplit(".", 2)[-2]
 
@@ -152,7 +159,7 @@ def _explicit(
     by_name = {table.name: table for table in tables}
     plans = {}
     for path, module, sharder in _modules(model):
-        names = {_table_name(name) for name, _ in module.named_parameters()}
+        names = {table_name(name) for name, _ in module.named_parameters()}
         generators = {name: _generator(by_name[name], chosen[name], owners[name], cluster) for name in sorted(names)}
         plans[path] = construct_module_sharding_plan(
             module,
@@ -208,12 +215,17 @@ def column_parts(columns: int, most: int) -> int:
     return max(parts for parts in range(1, most + 1) if columns % (parts * DIM_MULTIPLE) == 0)
 
 
-def _planned(model: nn.Module, chosen: dict[str, Sharding], cluster: Cluster) -> ShardingPlan:
-    constraints = {
-        name: ParameterConstraints(sharding_types=[PLANNER_TYPES[sharding].value])
-        for name, sharding in chosen.items()
-        if sharding != "auto"
-    }
+def _planned(
+    model: nn.Module, tables: tuple[EmbeddingTable, ...], chosen: dict[str, Sharding], cluster: Cluster
+) -> ShardingPlan:
+    constraints = {}
+    for table in tables:
+        sharding = chosen[table.name]
+        constraints[table.name] = ParameterConstraints(
+            sharding_types=None if sharding == "auto" else [PLANNER_TYPES[sharding].value],
+            # Row rules write to the weights where they are, so these may not hide behind a cache.
+            compute_kernels=["fused"] if row_rule(table.settings, cluster.device) else None,
+        )
     topology = Topology(
         world_size=cluster.world, local_world_size=cluster.local_world, compute_device=cluster.device.type
     )
@@ -239,5 +251,7 @@ def plan_table(model: DistributedModelParallel, world: int) -> PrintedTable:
                 for part, rank in zip(spec.shards, ranks, strict=True):
                     held[rank] += part.shard_sizes[0] * part.shard_sizes[1] * 4
             printed.add_row(name, f"{rows:,}", str(dim), parameter.sharding_type, ",".join(map(str, ranks)))
-    printed.caption = "weights: " + ", ".join(f"process {rank} {size / 2**20:.1f} MiB" for rank, size in enumerate(held))
+    printed.caption = "weights: " + ", ".join(
+        f"process {rank} {size / 2**20:.1f} MiB" for rank, size in enumerate(held)
+    )
     return printed

@@ -2,12 +2,12 @@
 
 import zlib
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, field_serializer
 from torch import Tensor
 
 from dist_rec.core.config import Config
@@ -16,38 +16,67 @@ from dist_rec.core.head import Lookup
 from dist_rec.core.schema import Manifest
 
 Sharding = Literal["auto", "table_wise", "row_wise", "column_wise", "table_row_wise", "grid", "data_parallel"]
-OptimizerName = Literal["rowwise_adagrad", "adagrad", "adam", "sgd"]
+OptimizerName = Literal["rowwise_adagrad", "adagrad", "adam", "sgd", "ftrl"]
 INIT_ROWS = 1 << 16
 # FBGEMM's CUDA kernels move vectors of four floats.
 DIM_MULTIPLE = 4
 
 
-class TableConfig(Config):
-    """Settings of one table that differ from the others'."""
-
-    sharding: Sharding | None = None
-    """Overrides `embedding.sharding`."""
-
-
-class EmbeddingConfig(Config):
-    """The sharded embedding layer."""
+class TableSettings(Config):
+    """How a table starts, learns and is split."""
 
     optimizer: OptimizerName = "rowwise_adagrad"
-    """Fused into the backward pass; only the rows of the batch are read and written."""
+    """Update rule; only the rows of the batch are read and written, whatever the rule."""
     lr: float = Field(0.02, gt=0)
-    """Learning rate."""
+    """Learning rate; α of FTRL."""
     eps: float = Field(1e-8, gt=0)
     """Added to the denominator of Adagrad and Adam."""
     beta1: float = Field(0.9, ge=0, lt=1)
     """Decay of Adam's first moment."""
     beta2: float = Field(0.999, ge=0, lt=1)
     """Decay of Adam's second moment."""
+    l1: float = Field(0.0, ge=0)
+    """λ₁ of FTRL: weights whose gradients' sum stays below it are 0."""
+    l2: float = Field(0.0, ge=0)
+    """λ₂ of FTRL: pulls the weights to 0, once and not in every step."""
+    beta: float = Field(1.0, gt=0)
+    """β of FTRL: the rate of an element is lr / (beta + √(sum of its squared gradients))."""
+    weight_decay: float = Field(0.0, ge=0)
+    """Times the weight is added to the gradient (L2) of the rows of the batch only: a rare row is decayed rarely, where
+    decay of the whole table would draw it to 0 between its appearances."""
     init: float = Field(0.01, ge=0)
     """Initial weights are uniform in [-init, init]."""
     sharding: Sharding = "auto"
     """How tables are split over processes; "auto" asks TorchRec's planner on GPUs and is "table_wise" on CPUs."""
-    tables: dict[str, TableConfig] = {}
+
+
+class EmbeddingConfig(TableSettings):
+    """The sharded embedding layer: settings of all tables, and of some."""
+
+    lookups: dict[str, TableSettings] = {}
+    """Settings of a head's lookup that differ from the others', by its name."""
+    tables: dict[str, TableSettings] = {}
     """Settings by table name, as the plan prints them (`lookup/table`) or the data's name for all lookups."""
+
+    @field_serializer("lookups", "tables")
+    def _only_what_differs(self, settings: dict[str, TableSettings]) -> dict[str, dict[str, Any]]:
+        return {name: own.model_dump(exclude_unset=True) for name, own in settings.items()}
+
+    def settings(self, table: str, init: float | None = None) -> TableSettings:
+        """Settings of a table: its own come before those of the data's table, the lookup, the head and all tables.
+
+        Args:
+            table: its name, `lookup/table`.
+            init: what the head asks for.
+        """
+        values = {name: getattr(self, name) for name in TableSettings.model_fields}
+        if init is not None:
+            values["init"] = init
+        lookup, data_table = table.split("/", 1)
+        for own in (self.lookups.get(lookup), self.tables.get(data_table), self.tables.get(table)):
+            if own is not None:
+                values |= {name: getattr(own, name) for name in own.model_fields_set}
+        return TableSettings(**values)
 
 
 @dataclass(frozen=True)
@@ -63,8 +92,7 @@ class EmbeddingTable:
     features: tuple[str, ...]
     pooling: Literal["sum", "mean", "none"]
     weighted: bool
-    init: float
-    sharding: Sharding
+    settings: TableSettings
 
     @property
     def bytes(self) -> int:
@@ -84,7 +112,7 @@ class EmbeddingTable:
             uniform = np.random.Generator(np.random.Philox(sequence)).random((INIT_ROWS, self.dim), np.float32)
             parts.append(uniform[max(start - first, 0) : stop - first])
         weights = np.zeros((stop - start, self.padded_dim), np.float32)
-        weights[:, : self.dim] = (np.concatenate(parts) * 2 - 1) * self.init if parts else 0
+        weights[:, : self.dim] = (np.concatenate(parts) * 2 - 1) * self.settings.init if parts else 0
         return weights
 
     @torch.no_grad()
@@ -102,14 +130,18 @@ def embedding_tables(
     """The tables behind a head's lookups: one for each lookup and each table of ids that its features index.
 
     Raises:
-        UserError: if a feature is not an id column, or `embedding.tables` names an unknown table.
+        UserError: if a feature is not an id column, or `embedding.lookups` or `embedding.tables` has an unknown name.
     """
     tables = [table for lookup in lookups for table in _tables_of(lookup, manifest, config)]
-    known = {table.name for table in tables} | {table.name.split("/", 1)[1] for table in tables}
-    unknown = [name for name in config.tables if name not in known]
-    if unknown:
-        raise UserError(f"embedding.tables: no table {unknown[0]!r}; known: {', '.join(sorted(known))}")
+    _check_names("lookup", set(config.lookups), {lookup.name for lookup in lookups})
+    names = {table.name for table in tables}
+    _check_names("table", set(config.tables), names | {name.split("/", 1)[1] for name in names})
     return tuple(tables)
+
+
+def _check_names(kind: str, used: set[str], known: set[str]) -> None:
+    if unknown := sorted(used - known):
+        raise UserError(f"embedding.{kind}s: no {kind} {unknown[0]!r}; known: {', '.join(sorted(known))}")
 
 
 def _tables_of(lookup: Lookup, manifest: Manifest, config: EmbeddingConfig) -> list[EmbeddingTable]:
@@ -124,7 +156,6 @@ def _tables_of(lookup: Lookup, manifest: Manifest, config: EmbeddingConfig) -> l
     tables = []
     for (table, weighted), names in features.items():
         name = f"{lookup.name}/{table}"
-        own = config.tables.get(name, config.tables.get(table, TableConfig()))
         tables.append(
             EmbeddingTable(
                 name=name,
@@ -134,8 +165,7 @@ def _tables_of(lookup: Lookup, manifest: Manifest, config: EmbeddingConfig) -> l
                 features=tuple(names),
                 pooling=lookup.pooling,
                 weighted=weighted,
-                init=config.init if lookup.init is None else lookup.init,
-                sharding=own.sharding or config.sharding,
+                settings=config.settings(name, lookup.init),
             )
         )
     return tables

@@ -1,6 +1,7 @@
 """The whole model of a run: embeddings, head and loss, sharded over the processes."""
 
 import importlib
+from functools import partial
 from types import ModuleType
 from typing import NamedTuple
 
@@ -16,7 +17,8 @@ from dist_rec.core.head import Head, Inputs, find_head
 from dist_rec.core.process import Process
 from dist_rec.core.schema import Manifest
 from dist_rec.embedding.layer import EmbeddingLayer
-from dist_rec.embedding.sharding import Cluster, optimizer_class, shard
+from dist_rec.embedding.row_optimizer import RowOptimizer
+from dist_rec.embedding.sharding import Cluster, optimizer_class, shard, table_name
 from dist_rec.embedding.tables import EmbeddingTable, embedding_tables
 from dist_rec.train.config import OptimizerConfig, RunConfig, TrainConfig
 
@@ -84,18 +86,18 @@ def build_model(config: RunConfig, manifest: Manifest, process: Process) -> Dist
     objective = Objective(head, task_module(config.task), config.train, process.device)
     model = Recommender(EmbeddingLayer(lookups, tables), objective)
     cluster = Cluster(process.world, process.local_world, process.device)
-    return shard(model, model.embeddings, tables, config.embedding, cluster, config.seed)
+    return shard(model, model.embeddings, tables, cluster, config.seed)
 
 
 def build_optimizer(config: RunConfig, model: DistributedModelParallel) -> CombinedOptimizer:
-    """All optimizers as one: fused ones of sharded tables, and those of dense parameters and replicated tables."""
+    """All optimizers as one: those of sharded tables, of replicated tables and of dense parameters."""
     rest = dict(in_backward_optimizer_filter(model.named_parameters()))
     replicated = {name: parameter for name, parameter in rest.items() if _is_table(name)}
     dense = {name: parameter for name, parameter in rest.items() if not _is_table(name)}
-    optimizers: list[KeyedOptimizer] = [model.fused_optimizer]
-    if replicated:
-        update_class, arguments = optimizer_class(config.embedding)
-        optimizers.append(KeyedOptimizerWrapper(replicated, lambda parameters: update_class(parameters, **arguments)))
+    optimizers: list[KeyedOptimizer] = [model.fused_optimizer, RowOptimizer(model, config.embedding)]
+    for name, parameter in replicated.items():
+        update_class, arguments = optimizer_class(config.embedding.settings(table_name(name)))
+        optimizers.append(KeyedOptimizerWrapper({name: parameter}, partial(update_class, **arguments)))
     if dense:
         keyed = KeyedOptimizerWrapper(dense, lambda parameters: _dense_optimizer(config.optimizer, parameters))
         clip = config.optimizer.clip_norm

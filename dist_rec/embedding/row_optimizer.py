@@ -1,0 +1,257 @@
+"""Optimizers that FBGEMM has no kernel for, on the rows of the batch, under any sharding.
+
+FBGEMM looks the rows up; a hook cuts its backward off and catches the gradient of its output instead. The gradient of
+a row is the sum over the bags that hold it, which is a lookup again, with rows and bags exchanged. `step` gathers the
+touched rows and their state, applies a `RowRule` and scatters them back. Weights change in `step` alone, so lookups
+without a step (evaluation, an exception) cost nothing, and gradients of several backward passes add up.
+
+Beside FBGEMM's fused row-wise Adagrad: see `benchmarks/row_optimizer.py`.
+"""
+
+from collections.abc import Iterator
+from functools import partial
+from itertools import accumulate
+from typing import Any, TypeAlias
+
+import torch
+from fbgemm_gpu.split_embedding_configs import EmbOptimType
+from fbgemm_gpu.split_table_batched_embeddings_ops_common import PoolingMode
+from torch import Tensor, nn
+from torch.nn import functional
+from torchrec.distributed.batched_embedding_kernel import BatchedFusedEmbedding, BatchedFusedEmbeddingBag
+from torchrec.distributed.embedding_types import ShardedEmbeddingModule
+from torchrec.distributed.types import Shard, ShardedTensor
+from torchrec.optim import SGD, RowWiseAdagrad
+from torchrec.optim.keyed import KeyedOptimizer
+
+from dist_rec.embedding.row_rules import RowRule, row_rule
+from dist_rec.embedding.tables import EmbeddingConfig, EmbeddingTable
+
+Kernel: TypeAlias = BatchedFusedEmbedding | BatchedFusedEmbeddingBag
+# Rows in a round of `step`: gathered rows and temporaries stay in the cache of a core.
+CHUNK = 4096
+
+
+def rows_only(table: EmbeddingTable) -> tuple[type[torch.optim.Optimizer], dict[str, Any]]:
+    """What to give TorchRec as fused optimizer of a table that `RowOptimizer` will update; it never runs.
+
+    It is SGD, which has no state, or row-wise Adagrad, whose state TorchRec shards in its own way. TorchRec groups
+    tables by `_batch_key` and hands it to no kernel: all tables of a kernel share a rule and a width.
+    """
+    unused = RowWiseAdagrad if table.settings.optimizer == "rowwise_adagrad" else SGD
+    return unused, {"lr": table.settings.lr, "_batch_key": repr((table.padded_dim, *_rule_settings(table)))}
+
+
+def _rule_settings(table: EmbeddingTable) -> tuple[object, ...]:
+    return tuple(value for name, value in table.settings if name not in ("init", "sharding"))
+
+
+class RowOptimizer(KeyedOptimizer):
+    """Updates the tables that have a row rule, and counts the steps of FBGEMM's Adam.
+
+    It owns no parameters: its state is put among that of TorchRec's fused optimizer of the same tables, under the
+    names of the fused form where there is one. So `model.fused_optimizer` saves, loads and reshards it and has the
+    learning rates, and a checkpoint of Adam on CPUs goes on on GPUs. Build it once, before the first training step.
+
+    Args:
+        model: with sharded tables.
+        config: their settings.
+    """
+
+    def __init__(self, model: nn.Module, config: EmbeddingConfig) -> None:
+        super().__init__({}, {}, [])
+        self._tables: list[_RowTables | _AdamSteps] = []
+        for kernel in _kernels(model):
+            settings = config.settings(kernel.config.embedding_tables[0].name)
+            rule = row_rule(settings, kernel.split_embedding_weights()[0].device)
+            if rule is not None:
+                self._tables.append(_RowTables(kernel, rule, settings.weight_decay))
+            elif kernel.emb_module.optimizer == EmbOptimType.ADAM:
+                self._tables.append(_AdamSteps(kernel))
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:
+        """Applies the gradients since the last step; nothing where there was no backward pass."""
+        for tables in self._tables:
+            tables.step()
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Drops gradients that no step has used."""
+        for tables in self._tables:
+            tables.zero_grad()
+
+
+class _RowTables:
+    """The tables of one FBGEMM kernel, one below the other as a matrix of R rows and D columns."""
+
+    def __init__(self, kernel: Kernel, rule: RowRule, weight_decay: float) -> None:
+        self._rule, self._weight_decay, self._group = rule, weight_decay, kernel.fused_optimizer.param_groups[0]
+        module = kernel.emb_module
+        assert module.pooling_mode in (PoolingMode.SUM, PoolingMode.NONE)
+        self._is_pooled = module.pooling_mode == PoolingMode.SUM
+        shards = module.split_embedding_weights()
+        self._weights_RD = _stacked(shards)
+        fused_state = [_stacked(list(parts)) for parts in zip(*module.split_optimizer_states(), strict=True)]
+        self._state = fused_state or [torch.zeros_like(self._weights_RD) for _ in rule.state]
+        self._step = torch.zeros((), dtype=torch.int64)
+        rows = [len(shard) for shard in shards]
+        first_rows = [0, *accumulate(rows[:-1])]
+        self._first_row_F = torch.tensor([first_rows[table] for table in module.feature_table_map]).to(shards[0].device)
+        self._gradients: list[tuple[Tensor, Tensor]] = []
+        if not fused_state:
+            for name, state_RD in zip(rule.state, self._state, strict=True):
+                _share(kernel, name, state_RD.split(rows))
+        _share_step(kernel, self._step)
+        module.register_forward_hook(self._looked_up, with_kwargs=True)
+
+    def _looked_up(self, module: nn.Module, args: tuple[()], inputs: dict[str, Any], output: Tensor) -> Tensor:
+        if not torch.is_grad_enabled():
+            return output
+        assert inputs.keys() <= {"indices", "offsets", "per_sample_weights"}, inputs.keys()
+        leaf = output.detach().requires_grad_()
+        leaf.register_post_accumulate_grad_hook(partial(self._receive, **inputs))
+        return leaf
+
+    @torch.no_grad()
+    def _receive(
+        self, output: Tensor, indices: Tensor, offsets: Tensor, per_sample_weights: Tensor | None = None
+    ) -> None:
+        """Takes the gradient of a lookup of F features.
+
+        Args:
+            output: float32 [B, F D], or [V, D] without pooling, with its gradient.
+            indices: rows of the features' tables, [V].
+            offsets: of the bags in `indices`, [F B + 1], features one after the other.
+            per_sample_weights: factors, [V].
+        """
+        assert output.grad is not None
+        gradient, output.grad = output.grad, None
+        features, dim = len(self._first_row_F), self._weights_RD.shape[1]
+        bags = (len(offsets) - 1) // features
+        lengths = offsets.diff()
+        rows_V = indices + self._first_row_F.repeat_interleave(lengths.view(features, bags).sum(1))
+        if self._is_pooled:
+            # Bag (f, b) got row (b, f) of the gradient.
+            place = torch.arange(bags * features, device=rows_V.device).view(bags, features).t().reshape(-1)
+            place_V = place.repeat_interleave(lengths)
+        else:
+            place_V = torch.arange(len(rows_V), device=rows_V.device)
+        self._gradients.append(row_gradients(rows_V, place_V, gradient.reshape(-1, dim), per_sample_weights))
+
+    def step(self) -> None:
+        """See `RowOptimizer.step`."""
+        if not self._gradients:
+            return
+        self._step += 1
+        rows_U, gradient_UD = _sum_by_row(self._gradients)
+        self._gradients = []
+        step, lr = int(self._step), float(self._group["lr"])
+        for rows, gradient in zip(rows_U.split(CHUNK), gradient_UD.split(CHUNK), strict=True):
+            weights = self._weights_RD.index_select(0, rows)
+            state = [all_rows.index_select(0, rows) for all_rows in self._state]
+            if self._weight_decay:
+                gradient.add_(weights, alpha=self._weight_decay)
+            self._rule.update(weights, gradient, state, lr, step)
+            for all_rows, updated in zip((self._weights_RD, *self._state), (weights, *state), strict=True):
+                all_rows.index_copy_(0, rows, updated)
+
+    def zero_grad(self) -> None:
+        """See `RowOptimizer.zero_grad`."""
+        self._gradients = []
+
+
+def row_gradients(
+    rows_V: Tensor, places_V: Tensor, gradient: Tensor, factors_V: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Sums of the gradients of what was looked up, by row.
+
+    Args:
+        rows_V: the row that each of V lookups read.
+        places_V: the row of `gradient` that it went to.
+        gradient: [P, D].
+        factors_V: what it was multiplied by.
+
+    Returns:
+        The different rows, ascending, [U], and their gradients, [U, D].
+    """
+    rows_V, order_V = rows_V.sort(stable=True)
+    rows_U, counts_U = rows_V.unique_consecutive(return_counts=True)
+    factors_V = None if factors_V is None else factors_V[order_V]
+    starts_U = counts_U.cumsum(0) - counts_U
+    return rows_U, functional.embedding_bag(
+        places_V[order_V], gradient, starts_U, mode="sum", per_sample_weights=factors_V
+    )
+
+
+def _sum_by_row(parts: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    if len(parts) == 1:
+        return parts[0]
+    rows, gradients = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
+    return row_gradients(rows, torch.arange(len(rows), device=rows.device), gradients)
+
+
+class _AdamSteps:
+    """The step count of FBGEMM's fused Adam.
+
+    By itself it counts lookups, those of an evaluation too, and is not among what TorchRec saves.
+    """
+
+    def __init__(self, kernel: Kernel) -> None:
+        self._step, self._looked_up = torch.zeros((), dtype=torch.int64), False
+        _share_step(kernel, self._step)
+        kernel.emb_module.register_forward_pre_hook(self._before_lookup)
+
+    def _before_lookup(self, module: Any, args: tuple[()]) -> None:
+        if torch.is_grad_enabled():
+            for count in (module.iter, module.iter_cpu):
+                count.fill_(int(self._step))
+            self._looked_up = True
+
+    def step(self) -> None:
+        """See `RowOptimizer.step`."""
+        self._step += self._looked_up
+        self._looked_up = False
+
+    def zero_grad(self) -> None:
+        """See `RowOptimizer.zero_grad`; the fused update has been made already."""
+
+
+def _kernels(model: nn.Module) -> Iterator[Kernel]:
+    for sharded in model.modules():
+        if isinstance(sharded, ShardedEmbeddingModule):  # its lookups are none of its submodules
+            for lookup in sharded._lookups:
+                yield from (module for module in lookup.modules() if isinstance(module, Kernel))
+
+
+def _stacked(parts: list[Tensor]) -> Tensor:
+    """Neighbouring views of one storage, [rows of each, ...], as one view [R, ...]."""
+    starts = accumulate((part.numel() for part in parts), initial=parts[0].storage_offset())
+    assert all(part.storage_offset() == start for part, start in zip(parts, starts, strict=False))
+    assert len({part.shape[1:] for part in parts}) == 1
+    return parts[0].as_strided((sum(len(part) for part in parts), *parts[0].shape[1:]), parts[0].stride())
+
+
+def _share(kernel: Kernel, name: str, parts: tuple[Tensor, ...]) -> None:
+    """Puts state of the weights' shape, a tensor for each table of the kernel, into its fused optimizer."""
+    by_table: dict[str, list[Tensor]] = {}
+    for table, part in zip(kernel.config.embedding_tables, parts, strict=True):
+        by_table.setdefault(table.name, []).append(part)
+    for table, weights, state in _states(kernel):
+        shards = [
+            Shard(part, shard.metadata) for part, shard in zip(by_table[table], weights.local_shards(), strict=True)
+        ]
+        state[f"{table}.{name}"] = ShardedTensor._init_from_local_shards_and_global_metadata(
+            shards, weights.metadata(), process_group=weights._process_group
+        )
+
+
+def _share_step(kernel: Kernel, step: Tensor) -> None:
+    for table, _, state in _states(kernel):
+        state[f"{table}.step"] = step
+
+
+def _states(kernel: Kernel) -> Iterator[tuple[str, ShardedTensor, dict[str, Any]]]:
+    """Name, weights and state of each table in the fused optimizer of a kernel."""
+    optimizer = kernel.fused_optimizer
+    for key, weights in optimizer.params.items():
+        yield key.rsplit(".", 2)[-2], weights, optimizer.state[weights]

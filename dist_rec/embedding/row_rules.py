@@ -1,0 +1,142 @@
+"""Update rules for the rows of a batch: pure functions of rows, their gradients and their state.
+
+Only rows that the batch looked up are touched ("lazy" updates): the moments of the others do not decay and L2 does not
+shrink them, unlike under `torch.optim.Adam` and its like, which move every row in every step.
+
+Shapes: U rows, D columns.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from dist_rec.embedding.tables import TableSettings
+
+
+class RowRule(ABC):
+    """An element-wise update. An element whose weight, gradient and state are zero stays zero, so padding does."""
+
+    state: ClassVar[tuple[str, ...]]
+    """Names of the state tensors; where FBGEMM has the rule, TorchRec's names for its state."""
+
+    @abstractmethod
+    def update(self, w_UD: Tensor, g_UD: Tensor, state: list[Tensor], lr: float, step: int) -> None:
+        """Updates weights and state in place.
+
+        Args:
+            w_UD: weights of the rows.
+            g_UD: their gradients; may be overwritten.
+            state: of the rows, in the order of `self.state`, each [U, D] (row-wise Adagrad's [U]).
+            lr: learning rate of this step.
+            step: number of this step, from 1.
+        """
+
+
+@dataclass(frozen=True)
+class SGD(RowRule):
+    """w ← w − lr g."""
+
+    state = ()
+
+    def update(self, w_UD: Tensor, g_UD: Tensor, state: list[Tensor], lr: float, step: int) -> None:
+        """See `RowRule.update`."""
+        w_UD.sub_(g_UD, alpha=lr)
+
+
+@dataclass(frozen=True)
+class Adagrad(RowRule):
+    """Duchi, Hazan and Singer 2011: n ← n + g², w ← w − lr g / (√n + eps)."""
+
+    eps: float
+    state = ("momentum1",)
+
+    def update(self, w_UD: Tensor, g_UD: Tensor, state: list[Tensor], lr: float, step: int) -> None:
+        """See `RowRule.update`."""
+        (n_UD,) = state
+        n_UD.addcmul_(g_UD, g_UD)
+        w_UD.addcdiv_(g_UD, n_UD.sqrt().add_(self.eps), value=-lr)
+
+
+@dataclass(frozen=True)
+class RowWiseAdagrad(RowRule):
+    """Adagrad with one accumulator a row, as in FBGEMM: n ← n + mean(g²) over a shard's D columns, padding too."""
+
+    eps: float
+    state = ("momentum1",)
+
+    def update(self, w_UD: Tensor, g_UD: Tensor, state: list[Tensor], lr: float, step: int) -> None:
+        """See `RowRule.update`."""
+        (n_U,) = state
+        n_U.add_(g_UD.square().mean(1))
+        w_UD.addcdiv_(g_UD, n_U.sqrt().add_(self.eps).unsqueeze(1), value=-lr)
+
+
+@dataclass(frozen=True)
+class Adam(RowRule):
+    """Kingma and Ba 2015, algorithm 1, on the rows of the batch: "LazyAdam", as `torch.optim.SparseAdam`.
+
+    Moments of untouched rows keep their values; t of the bias correction is the global step, not a count of the row's
+    updates. FBGEMM's CUDA kernel computes the same:
+    m ← β₁m + (1 − β₁)g, v ← β₂v + (1 − β₂)g², w ← w − lr m/(1 − β₁ᵗ) / (√(v/(1 − β₂ᵗ)) + eps).
+    """
+
+    beta1: float
+    beta2: float
+    eps: float
+    state = ("momentum1", "exp_avg_sq")
+
+    def update(self, w_UD: Tensor, g_UD: Tensor, state: list[Tensor], lr: float, step: int) -> None:
+        """See `RowRule.update`."""
+        m_UD, v_UD = state
+        m_UD.lerp_(g_UD, 1 - self.beta1)
+        v_UD.mul_(self.beta2).addcmul_(g_UD, g_UD, value=1 - self.beta2)
+        root = v_UD.sqrt().div_(math.sqrt(1 - self.beta2**step)).add_(self.eps)
+        w_UD.addcdiv_(m_UD, root, value=-lr / (1 - self.beta1**step))
+
+
+@dataclass(frozen=True)
+class FTRL(RowRule):
+    """FTRL-proximal: McMahan et al. 2013, "Ad Click Prediction: a View from the Trenches", algorithm 1; α is lr.
+
+    With Q = (β + √n)/α, the algorithm is z ← z + g − (Q' − Q)w, w ← −(z − sign(z)λ₁) / (Q' + λ₂), or 0 if |z| ≤ λ₁. It
+    implies z = −(Q + λ₂)w − sign(w)λ₁ wherever w ≠ 0, which is put in for z here: the same numbers while α is
+    constant, and for a scheduled α the proximal step of the new rate, where the algorithm as printed would scale all
+    that it has learnt by the change of α. Initial weights other than 0 are starting points likewise. g is the gradient
+    of the mean loss of the global batch; λ₁ and λ₂ are to be weighed against its sums over steps.
+    """
+
+    l1: float
+    l2: float
+    beta: float
+    state = ("z", "n")
+
+    def update(self, w_UD: Tensor, g_UD: Tensor, state: list[Tensor], lr: float, step: int) -> None:
+        """See `RowRule.update`."""
+        if lr == 0:  # the end of a schedule: Q is infinite
+            return
+        z_UD, n_UD = state
+        n_UD.addcmul_(g_UD, g_UD)
+        curvature = n_UD.sqrt().add_(self.beta).div_(lr).add_(self.l2)
+        z_UD.masked_fill_(w_UD != 0, 0).addcmul_(curvature, w_UD, value=-1).sub_(w_UD.sign(), alpha=self.l1).add_(g_UD)
+        w_UD.copy_(z_UD).clamp_(-self.l1, self.l1).sub_(z_UD).div_(curvature)
+
+
+def row_rule(settings: TableSettings, device: torch.device) -> RowRule | None:
+    """The rule of a sharded table, if FBGEMM has no fused kernel for it on the device.
+
+    It has none for FTRL, on CPUs none for Adam, and L2 only in its CUDA kernel of row-wise Adagrad (the weight decay of
+    its Adam is the decoupled one), so that all tables with L2 are updated here.
+    """
+    if settings.optimizer == "ftrl":
+        return FTRL(settings.l1, settings.l2, settings.beta)
+    if settings.optimizer == "adam" and (device.type == "cpu" or settings.weight_decay):
+        return Adam(settings.beta1, settings.beta2, settings.eps)
+    if not settings.weight_decay:
+        return None
+    if settings.optimizer == "sgd":
+        return SGD()
+    return Adagrad(settings.eps) if settings.optimizer == "adagrad" else RowWiseAdagrad(settings.eps)
