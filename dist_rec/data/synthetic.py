@@ -233,7 +233,7 @@ def synthesize(rows: int, out: Path, files: int = 10, seed: int = 0, workers: in
     if not 1 <= files <= rows:
         raise UserError(f"--files {files} must be from 1 to the number of rows, {rows}")
     digits = len(str(files - 1))
-    with new_folder(out) as folder, Workers(min(workers or available_cpus(), files)) as pool:
+    with new_folder(out) as folder, Workers(min(workers or available_cpus(), files), __name__) as pool:
         tasks = [
             WriteFile(folder / f"part_{index:0{digits}}.tsv.gz", rows // files + (index < rows % files), seed, index)
             for index in range(files)

@@ -6,10 +6,12 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Sequence
-from concurrent.futures import FIRST_EXCEPTION, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from multiprocessing.connection import wait as wait_for
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from multiprocessing import forkserver, resource_tracker
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar
 
@@ -17,7 +19,6 @@ from tqdm import tqdm
 
 from dist_rec.core.errors import UserError
 
-POLL_SECONDS = 0.1
 Result = TypeVar("Result", covariant=True)
 
 
@@ -40,37 +41,52 @@ def available_cpus() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def preload(module: str) -> None:
+    """Begins to import a module for all workers to come; the caller need not wait.
+
+    Workers are forked from a server process that has imported it, so that many start as fast as one.
+    """
+    # The mask is inherited: Ctrl-C is for this process alone, from the first instruction of the others on. The tracker
+    # goes first, because the server's start would start it, and its start clears the mask.
+    resource_tracker.ensure_running()
+    previous = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        forkserver.set_forkserver_preload(["__main__", module])
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, previous)
+
+
 class Workers:
-    """A pool of processes that live no longer than the one that started them.
+    """Processes that live no longer than the one that started them.
 
     Args:
         count: how many; with one, tasks run in the calling process.
+        module: where the tasks are defined.
     """
 
-    def __init__(self, count: int) -> None:
-        self._count = count
-        self._done: Any = None
-        self._pool: ProcessPoolExecutor | None = None
+    def __init__(self, count: int, module: str) -> None:
+        self._count, self._module = count, module
+        self._processes: dict[Connection, BaseProcess] = {}
 
     def __enter__(self) -> Self:
-        self._others = set(multiprocessing.active_children())
         if self._count > 1:
-            context = multiprocessing.get_context("spawn")
-            # Two words for each process, work and count: no lock that a killed process could leave taken.
-            self._done = context.RawArray("q", 2 * self._count)
-            initial = (self._done, context.Value("i", 0))
-            self._pool = ProcessPoolExecutor(self._count, context, initializer=_start, initargs=initial)
+            preload(self._module)
+            context = multiprocessing.get_context("forkserver")
+            for _ in range(self._count):
+                here, there = context.Pipe()
+                self._processes[here] = process = context.Process(target=_work, args=(there,), daemon=True)
+                process.start()
+                there.close()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._pool is None:
-            return
-        if kind is not None:
-            for process in set(multiprocessing.active_children()) - self._others:
+    def __exit__(self, kind: type[BaseException] | None, _: BaseException | None, trace: TracebackType | None) -> None:
+        for connection, process in self._processes.items():
+            if kind is not None:
                 process.terminate()
-        self._pool.shutdown(wait=True, cancel_futures=True)
+            connection.close()
+        for process in self._processes.values():
+            process.join()
 
     def run(self, tasks: Sequence[Task[Result]], title: str, total: int, unit: str = "rows") -> list[Result]:
         """The results of all tasks in their order, with a progress bar on a terminal.
@@ -85,77 +101,67 @@ class Workers:
             UserError: if a process was killed; and whatever a task raises.
         """
         with _Bar(title, total, unit) as bar:
-            if self._pool is None:
+            if not self._processes:
                 return [task.run(bar.add) for task in tasks]
-            return self._gather(self._submit(tasks), bar)
+            results = dict(self._results(tasks, bar))
+        return [results[index] for index in range(len(tasks))]
 
-    def _submit(self, tasks: Sequence[Task[Result]]) -> list[Future[Result]]:
-        assert self._pool is not None
-        # Processes inherit the mask: Ctrl-C is for this one alone, from their first instruction on.
-        previous = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    def _results(self, tasks: Sequence[Task[Result]], bar: "_Bar") -> Iterator[tuple[int, Result]]:
+        coming = enumerate(tasks)
+        busy: dict[Connection, int] = {}
+        for connection, (index, task) in zip(self._processes, coming):  # noqa: B905
+            connection.send(task)
+            busy[connection] = index
+        while busy:
+            wait(busy)
+            for connection in [connection for connection in busy if connection.poll()]:
+                what, value = self._receive(connection)
+                if what == "report":
+                    bar.add(*value)
+                elif what == "error":
+                    raise value
+                else:
+                    yield busy.pop(connection), value
+                    if following := next(coming, None):
+                        busy[connection], task = following
+                        connection.send(task)
+
+    def _receive(self, connection: Connection) -> tuple[str, Any]:
         try:
-            return [self._pool.submit(_run, task) for task in tasks]
-        except BrokenProcessPool:
-            raise _killed() from None
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, previous)
-
-    def _gather(self, futures: list[Future[Result]], bar: "_Bar") -> list[Result]:
-        before = self._sums()
-        pending: set[Future[Result]] = set(futures)
-        while pending:
-            done, pending = wait(pending, POLL_SECONDS, FIRST_EXCEPTION)
-            work, count = self._sums()
-            bar.show(work - before[0], count - before[1])
-            failed = [future for future in futures if future in done and future.exception()]
-            if failed:
-                error = failed[0].exception()
-                assert error is not None
-                raise _killed() if isinstance(error, BrokenProcessPool) else error
-        return [future.result() for future in futures]
-
-    def _sums(self) -> tuple[int, int]:
-        return sum(self._done[0::2]), sum(self._done[1::2])
+            return connection.recv()
+        except (EOFError, ConnectionResetError):
+            raise UserError("a worker process was killed; was memory short? Try fewer --workers") from None
 
 
-def _killed() -> UserError:
-    return UserError("a worker process was killed; was memory short? Try fewer --workers")
-
-
-_report: Report
-
-
-def _start(done: Any, started: Any) -> None:
-    """Begins a worker: finds its words for progress, and ends it when its parent is gone."""
-    with started.get_lock():
-        slot = 2 * started.value
-        started.value += 1
+def _work(connection: Connection) -> None:
+    """A worker's life: tasks come, reports and results go."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
 
     def report(work: int, count: int) -> None:
-        done[slot] += work
-        done[slot + 1] += count
+        connection.send(("report", (work, count)))
 
-    global _report
-    _report = report
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    with suppress(EOFError):  # no more tasks
+        while True:
+            task = connection.recv()
+            try:
+                connection.send(("result", task.run(report)))
+            except Exception as error:
+                error.add_note(traceback.format_exc())
+                connection.send(("error", error))
 
 
 def _end_with_parent() -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None
-    wait_for([parent.sentinel])
+    wait([parent.sentinel])
     os._exit(1)
-
-
-def _run(task: Task[Any]) -> Any:
-    return task.run(_report)
 
 
 class _Bar:
     """Counts, counts a second and time left on stderr; where that is no terminal, one line at the end."""
 
     def __init__(self, title: str, total: int, unit: str) -> None:
-        self._title, self._unit, self._work, self._count = title, unit, 0, 0
+        self._title, self._unit, self._count = title, unit, 0
         self._start = time.perf_counter()
         form = "{desc} {percentage:3.0f}% |{bar:30}|{postfix} [{elapsed}, {remaining} left]"
         self._bar = tqdm(desc=title, total=total, disable=not sys.stderr.isatty(), bar_format=form)
@@ -171,12 +177,9 @@ class _Bar:
             print(f"{self._title}: {self._speed()}", file=sys.stderr)
 
     def add(self, work: int, count: int) -> None:
-        self.show(self._work + work, self._count + count)
-
-    def show(self, work: int, count: int) -> None:
+        self._count += count
         self._bar.set_postfix_str(self._speed(), refresh=False)
-        self._bar.update(work - self._work)
-        self._work, self._count = work, count
+        self._bar.update(work)
 
     def _speed(self) -> str:
         seconds = time.perf_counter() - self._start

@@ -54,7 +54,7 @@ class Wait:
 
 @pytest.mark.parametrize("count", [1, 2])
 def test_results_come_in_the_order_of_the_tasks(count: int, capsys: pytest.CaptureFixture[str]) -> None:
-    with Workers(count) as workers:
+    with Workers(count, __name__) as workers:
         assert workers.run([Square(number) for number in range(20)], "square", 20) == [n**2 for n in range(20)]
         assert workers.run([Square(3)], "again", 1, "numbers") == [9]
     first, second = capsys.readouterr().err.splitlines()
@@ -66,7 +66,7 @@ def test_results_come_in_the_order_of_the_tasks(count: int, capsys: pytest.Captu
 def test_an_error_ends_the_others(tmp_path: Path, count: int) -> None:
     began = time.monotonic()
     tasks: list[Task[int]] = [Fail("wrong"), Wait(tmp_path), Square(1)]
-    with pytest.raises(UserError, match="wrong"), Workers(count) as workers:
+    with pytest.raises(UserError, match="wrong"), Workers(count, __name__) as workers:
         workers.run(tasks, "fail", 3)
     assert time.monotonic() - began < 30
     assert not running(tmp_path)
@@ -74,7 +74,7 @@ def test_an_error_ends_the_others(tmp_path: Path, count: int) -> None:
 
 def test_a_killed_worker_is_one_clear_line(tmp_path: Path) -> None:
     tasks: list[Task[int]] = [Die(), Wait(tmp_path)]
-    with pytest.raises(UserError, match="a worker process was killed"), Workers(2) as workers:
+    with pytest.raises(UserError, match="a worker process was killed"), Workers(2, __name__) as workers:
         workers.run(tasks, "die", 2)
     assert not running(tmp_path)
 
@@ -88,7 +88,7 @@ from dist_rec.data.workers import Workers
 from tests.unit.test_workers import Wait
 if __name__ == "__main__":
     pids, out = map(Path, sys.argv[1:])
-    with new_folder(out), Workers(2) as workers:
+    with new_folder(out), Workers(2, __name__) as workers:
         workers.run([Wait(pids)] * 4, "wait", 4)
 """
 
@@ -115,7 +115,7 @@ def test_workers_end_with_their_parent(tmp_path: Path, number: signal.Signals) -
         errors = process.stderr.read()
     wait_until(lambda: not running(pids))
     if number == signal.SIGINT:
-        assert errors.count("Traceback") == 1, "only the parent heard it"
+        assert errors.count("Traceback") == 1, errors
         assert {path.name for path in tmp_path.iterdir()} == {"script.py", "pids"}
 
 

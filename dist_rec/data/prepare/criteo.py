@@ -238,7 +238,7 @@ def prepare(
     pieces = _find_pieces(patterns)
     transform = _transform(min_count, buckets, fitted_from, "train" in pieces)
     most = sum(len(of_split) for of_split in pieces.values())
-    with new_folder(out) as folder, Workers(min(workers or available_cpus(), most)) as pool:
+    with new_folder(out) as folder, Workers(min(workers or available_cpus(), most), __name__) as pool:
         if fitted_from is not None:
             transform = _copy_fit(fitted_from, transform, folder)
         spooled: list[list[Spooled]] = []
