@@ -98,16 +98,18 @@ def new_folder(out: Path) -> Iterator[Path]:
     """A folder that appears under its name only when the block ends without an error; otherwise nothing is left.
 
     Raises:
-        UserError: if `out` exists already.
+        UserError: if `out` exists already, or the disk is full or a file not accessible while the block runs.
     """
     if out.exists():
         raise UserError(f"{out} exists already; remove it or choose another --out")
     partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
     try:
+        partial.mkdir(parents=True)
         yield partial
         partial.rename(out)
+    except OSError as error:
+        raise UserError(f"{error.filename or out}: {error.strerror or f'{error}; is the disk full?'}") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

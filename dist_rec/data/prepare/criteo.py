@@ -38,6 +38,8 @@ COLUMNS = (
 SCHEMA = arrow_schema(COLUMNS)
 SHARD_SEGMENTS = 16
 """Segments of rows in a shard: about a million rows, 170 MB."""
+BYTES_A_WORKER = 1 << 20
+"""Of input; with less, the start of another process costs more than it gains."""
 
 
 class Transform(Config):
@@ -229,7 +231,7 @@ def prepare(
         min_count: fit vocabularies on the training files, of values seen at least so often (2 if nothing is said).
         buckets: hash to this many rows instead.
         fitted_from: a folder prepared before, whose vocabularies or hashing are applied instead.
-        workers: processes; as many as there are processors if None.
+        workers: processes; for None as many as there are processors, fewer for small files.
 
     Raises:
         UserError: for options that contradict each other, and for every fault of the input.
@@ -237,8 +239,8 @@ def prepare(
     began = time.perf_counter()
     pieces = _find_pieces(patterns)
     transform = _transform(min_count, buckets, fitted_from, "train" in pieces)
-    most = sum(len(of_split) for of_split in pieces.values())
-    with new_folder(out) as folder, Workers(min(workers or available_cpus(), most), __name__) as pool:
+    count = workers or min(available_cpus(), 1 + sum(map(_bytes, pieces.values())) // BYTES_A_WORKER)
+    with new_folder(out) as folder, Workers(count, __name__) as pool:
         if fitted_from is not None:
             transform = _copy_fit(fitted_from, transform, folder)
         spooled: list[list[Spooled]] = []
