@@ -68,6 +68,9 @@ class RowOptimizer(KeyedOptimizer):
                 self._tables.append(_RowTables(kernel, rule, settings.weight_decay))
             elif kernel.emb_module.optimizer == EmbOptimType.ADAM:
                 self._tables.append(_AdamSteps(kernel))
+            for weights in [weights for _, weights, state in _states(kernel) if not state]:
+                # torch.distributed.checkpoint saves no empty entry, and fails to load one where a table has no shard.
+                del kernel.fused_optimizer.state[weights]
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:
