@@ -40,7 +40,10 @@ def criteo(
             --test raw/part_9.tsv.gz --out data
 
     Integers x become log1p(max(x, 0)), missing ones 0. Categories become rows of a table by a vocabulary of the
-    training files, or by hashing; row 0 is for missing and unknown values. Later files, with the same rows:
+    training files, or by hashing; row 0 is for missing and unknown values. Memory stays the same whatever the size
+    of the files; while a vocabulary is fitted, the disk holds the training rows a second time.
+
+    Later files are prepared with the tables of earlier ones:
 
         dist-rec prepare criteo --fitted-from data --test 'day_24.gz' --out day_24
     """

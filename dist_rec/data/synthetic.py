@@ -38,7 +38,7 @@ PAIRS = ((0, 5), (1, 7), (4, 13), (8, 10), (14, 16), (17, 22))
 INTEGER_LIMIT = 1 << 17
 INTEGER_SHIFT = 3
 """Criteo's integers go down to -3; here the second one does."""
-SIGNAL_RANKS = 512
+SIGNAL_RANKS = 100
 """Rarer ids carry no signal of their own: nobody could learn it."""
 CLICK_RATE = 0.26
 LOGIT_DEVIATION = 1.35
@@ -86,7 +86,7 @@ class ClickModel:
         self._integer_I = rng.normal(0, 0.35, len(INTEGERS))
         # The last rank stands for all rarer ids and missing ones.
         self._linear_CR = rng.normal(0, 0.5, (len(CATEGORIES), SIGNAL_RANKS))
-        self._latent_CR = rng.normal(0, 1.0, (len(CATEGORIES), SIGNAL_RANKS))
+        self._latent_CR = rng.normal(0, 0.7, (len(CATEGORIES), SIGNAL_RANKS))
         self._linear_CR[:, -1] = self._latent_CR[:, -1] = 0
         pilot = self._raw(Block.draw(rng, 1 << 15))
         self._scale = LOGIT_DEVIATION / pilot.std()

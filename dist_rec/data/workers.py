@@ -162,9 +162,9 @@ class _Bar:
 
     def __init__(self, title: str, total: int, unit: str) -> None:
         self._title, self._unit, self._count = title, unit, 0
-        self._start = time.perf_counter()
-        form = "{desc} {percentage:3.0f}% |{bar:30}|{postfix} [{elapsed}, {remaining} left]"
-        self._bar = tqdm(desc=title, total=total, disable=not sys.stderr.isatty(), bar_format=form)
+        self._start, self._shown = time.perf_counter(), sys.stderr.isatty()
+        form = title + " {percentage:3.0f}% |{bar:30}| {desc} [{elapsed}, {remaining} left]"
+        self._bar = tqdm(total=total, disable=not self._shown, bar_format=form)
 
     def __enter__(self) -> Self:
         return self
@@ -173,12 +173,12 @@ class _Bar:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._bar.close()
-        if self._bar.disable and kind is None:
+        if kind is None and not self._shown:
             print(f"{self._title}: {self._speed()}", file=sys.stderr)
 
     def add(self, work: int, count: int) -> None:
         self._count += count
-        self._bar.set_postfix_str(self._speed(), refresh=False)
+        self._bar.set_description_str(self._speed(), refresh=False)
         self._bar.update(work)
 
     def _speed(self) -> str:

@@ -101,14 +101,16 @@ class Spool:
 class FitColumn:
     """Merges the runs of a column into its vocabulary."""
 
-    runs: list[Run]
+    segments: list[Spooled]
+    column: int
     min_count: int
     path: Path
 
     def run(self, report: Report) -> str:
         """The checksum of the vocabulary."""
-        fit(self.runs, self.min_count, self.path)
-        entries = sum(run.stop - run.start for run in self.runs)
+        runs = [segment.run_of(self.column) for segment in self.segments]
+        fit(runs, self.min_count, self.path)
+        entries = sum(run.stop - run.start for run in runs)
         report(entries, entries)
         return checksum(self.path)
 
@@ -324,7 +326,7 @@ def _fit(segments: list[Spooled], transform: Transform, folder: Path, pool: Work
     (folder / "vocabulary").mkdir()
     assert transform.min_count is not None
     tasks = [
-        FitColumn([segment.run_of(column) for segment in segments], transform.min_count, vocabulary_path(folder, name))
+        FitColumn(segments, column, transform.min_count, vocabulary_path(folder, name))
         for column, name in enumerate(CATEGORICAL)
     ]
     checksums = pool.run(tasks, "fit vocabularies", sum(segment.offsets[-1] for segment in segments), "values")
