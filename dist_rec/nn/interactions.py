@@ -1,6 +1,6 @@
 """Interactions between feature embeddings.
 
-Shapes: B rows, F features, D embedding dimension, P = F (F - 1) / 2 pairs.
+Shapes: B rows, F features, D embedding dimension, P = F (F - 1) / 2 pairs, I = F D inputs, R rank, H feature maps.
 """
 
 from typing import Any
@@ -49,3 +49,93 @@ class PairwiseDots(nn.Module):
     def forward(self, x_BFD: Tensor) -> Tensor:
         """[B, F, D] → [B, P]."""
         return _PairwiseDots.apply(x_BFD, self.pair_P, self.place_FF)
+
+
+def bi_interaction(x_BFD: Tensor) -> Tensor:
+    """Sum over all pairs of features of the element-wise product of their vectors: [B, F, D] → [B, D].
+
+    He and Chua 2017, equation 4, in O(F D): half of the squared sum minus the sum of squares. Its sum over D is the
+    second-order term of a factorization machine (Rendle 2010, lemma 3.1).
+    """
+    return 0.5 * (x_BFD.sum(1).square() - x_BFD.square().sum(1))
+
+
+def summed_outer(x_BFD: Tensor) -> Tensor:
+    """Outer products of all pairs of features, summed: [B, F, D] → [B, D D].
+
+    Qu et al. 2016, section III-C: the outer product of the vectors' sum with itself ("superposition").
+    """
+    sum_BD = x_BFD.sum(1)
+    return (sum_BD.unsqueeze(2) * sum_BD.unsqueeze(1)).flatten(1)
+
+
+class CrossNet(nn.Module):
+    """Wang et al. 2017, equation 3: x' = x_0 (x . w) + b + x for each layer; [B, I] → [B, I]."""
+
+    def __init__(self, inputs: int, layers: int) -> None:
+        super().__init__()
+        self.weights_LI = nn.Parameter(torch.empty(layers, inputs).normal_(std=inputs**-0.5))
+        self.biases_LI = nn.Parameter(torch.zeros(layers, inputs))
+
+    def forward(self, x_BI: Tensor) -> Tensor:
+        """[B, I] → [B, I]."""
+        first_BI = x_BI
+        for weight_I, bias_I in zip(self.weights_LI, self.biases_LI, strict=True):
+            x_BI = first_BI * (x_BI @ weight_I).unsqueeze(1) + bias_I + x_BI
+        return x_BI
+
+
+class CrossNetV2(nn.Module):
+    """Wang et al. 2021, equations 1 and 2: x' = x_0 * (W x + b) + x for each layer; [B, I] → [B, I].
+
+    Args:
+        inputs: I.
+        layers: number of cross layers.
+        rank: R of W = U V^T; None keeps W full.
+    """
+
+    def __init__(self, inputs: int, layers: int, rank: int | None) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(_cross_weight(inputs, rank) for _ in range(layers))
+
+    def forward(self, x_BI: Tensor) -> Tensor:
+        """[B, I] → [B, I]."""
+        first_BI = x_BI
+        for layer in self.layers:
+            x_BI = torch.addcmul(x_BI, first_BI, layer(x_BI))
+        return x_BI
+
+
+def _cross_weight(inputs: int, rank: int | None) -> nn.Module:
+    if rank is None:
+        return nn.Linear(inputs, inputs)
+    return nn.Sequential(nn.Linear(inputs, rank, bias=False), nn.Linear(rank, inputs))
+
+
+class CompressedInteractions(nn.Module):
+    """The compressed interaction network, CIN: Lian et al. 2018, equations 6 and 7.
+
+    Feature map h of the next layer is a weighted sum, of weights W_h, over all pairs (map of this layer, input
+    feature) of the element-wise product of their vectors; every map is summed over D. There is no activation.
+
+    Args:
+        features: F.
+        maps: H of each layer.
+    """
+
+    def __init__(self, features: int, maps: tuple[int, ...]) -> None:
+        super().__init__()
+        sizes = (features, *maps)
+        self.layers = nn.ModuleList(
+            nn.Linear(size * features, after, bias=False) for size, after in zip(sizes, maps, strict=False)
+        )
+        self.outputs = sum(maps)
+
+    def forward(self, x_BFD: Tensor) -> Tensor:
+        """[B, F, D] → [B, sum of maps]."""
+        first_BDF1 = x_BFD.transpose(1, 2).unsqueeze(3)
+        x_BDH, pooled = x_BFD.transpose(1, 2), []
+        for layer in self.layers:
+            x_BDH = layer((first_BDF1 * x_BDH.unsqueeze(2)).flatten(2))
+            pooled.append(x_BDH.sum(1))
+        return torch.cat(pooled, dim=1)

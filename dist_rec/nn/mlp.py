@@ -2,6 +2,8 @@
 
 from torch import Tensor, nn
 
+from dist_rec.nn.norm import BatchNorm
+
 
 class MLP(nn.Sequential):
     """Linear layers with ReLU between them.
@@ -9,7 +11,7 @@ class MLP(nn.Sequential):
     Args:
         inputs: I, columns of the input.
         sizes: columns of each layer's output; the last one is O.
-        dropout: probability of dropping a hidden unit.
+        dropout: probability of dropping a hidden unit; one for all layers, or one for each hidden layer.
         batch_norm: normalise each hidden layer before its ReLU.
         last_linear: True leaves the last layer without normalisation, ReLU and dropout.
 
@@ -17,8 +19,15 @@ class MLP(nn.Sequential):
     """
 
     def __init__(
-        self, inputs: int, sizes: tuple[int, ...], *, dropout: float = 0.0, batch_norm: bool = False, last_linear: bool
+        self,
+        inputs: int,
+        sizes: tuple[int, ...],
+        *,
+        dropout: float | tuple[float, ...] = 0.0,
+        batch_norm: bool = False,
+        last_linear: bool,
     ) -> None:
+        dropouts = dropout if isinstance(dropout, tuple) else (dropout,) * len(sizes)
         layers: list[nn.Module] = []
         for number, size in enumerate(sizes, 1):
             layers.append(nn.Linear(inputs, size))
@@ -26,10 +35,10 @@ class MLP(nn.Sequential):
             if last_linear and number == len(sizes):
                 break
             if batch_norm:
-                layers.append(nn.BatchNorm1d(size))
+                layers.append(BatchNorm(size))
             layers.append(nn.ReLU(inplace=True))
-            if dropout:
-                layers.append(nn.Dropout(dropout))
+            if dropouts[number - 1]:
+                layers.append(nn.Dropout(dropouts[number - 1]))
         super().__init__(*layers)
         self.outputs = inputs
 

@@ -1,0 +1,77 @@
+"""AutoInt: Song et al. 2019, "Automatic Feature Interaction Learning via Self-Attentive Neural Networks" (eq. 5 to 9).
+
+With hidden layers it is AutoInt+, which adds an MLP's score (section 5.5 of the paper).
+"""
+
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional
+
+from dist_rec.core import config, head
+from dist_rec.core.schema import Manifest
+from dist_rec.nn.fields import Fields, id_features
+from dist_rec.nn.mlp import MLP
+
+
+class Interaction(nn.Module):
+    """Multi-head self-attention between fields, with a linear shortcut and ReLU; its dot products are not scaled.
+
+    Maps [B, F, I] to [B, F, heads * width].
+    """
+
+    def __init__(self, inputs: int, heads: int, width: int) -> None:
+        super().__init__()
+        self.heads = heads
+        # Queries, keys, values and shortcut are one matrix product.
+        self.project = nn.Linear(inputs, 4 * heads * width, bias=False)
+
+    def forward(self, x_BFI: Tensor) -> Tensor:
+        """[B, F, I] → [B, F, heads * width]."""
+        q_BHFW, k_BHFW, v_BHFW, shortcut_BHFW = (
+            self.project(x_BFI).unflatten(2, (4, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        )
+        mixed_BHFW = functional.scaled_dot_product_attention(q_BHFW, k_BHFW, v_BHFW, scale=1.0)
+        return (mixed_BHFW + shortcut_BHFW).relu().transpose(1, 2).flatten(2)
+
+
+class AutoInt(head.Head):
+    """Self-attention between fields, and an MLP."""
+
+    class Config(config.Config):
+        """Sizes of the model."""
+
+        dim: int = Field(16, gt=0)
+        """Embedding dimension, D."""
+        layers: int = Field(3, gt=0)
+        """Number of attention layers."""
+        heads: int = Field(2, gt=0)
+        """Attention heads of a layer."""
+        width: int = Field(16, gt=0)
+        """Dimension of a head."""
+        hidden: tuple[int, ...] = ()
+        """Hidden layers of the MLP; none leaves it out."""
+        dropout: float = Field(0.0, ge=0, lt=1)
+        """Of the MLP's hidden units."""
+
+    @classmethod
+    def lookups(cls, config: Config, manifest: Manifest) -> tuple[head.Lookup, ...]:
+        """One vector for each id."""
+        return (head.Lookup("factors", id_features(manifest), config.dim),)
+
+    def __init__(self, config: Config, manifest: Manifest) -> None:
+        super().__init__(config, manifest)
+        self.fields = Fields(manifest, len(id_features(manifest)), config.dim)
+        fields, width = self.fields.count, config.heads * config.width
+        sizes = (config.dim, *[width] * (config.layers - 1))
+        self.interactions = nn.Sequential(*[Interaction(size, config.heads, config.width) for size in sizes])
+        self.last = nn.Linear(fields * width, 1)
+        mlp = (*config.hidden, 1)
+        self.deep = MLP(fields * config.dim, mlp, dropout=config.dropout, last_linear=True) if config.hidden else None
+
+    def forward(self, inputs: head.Inputs) -> Tensor:
+        """Logits, [B]."""
+        x_BFD = self.fields(inputs.dense, inputs.pooled["factors"])
+        score_B1 = self.last(self.interactions(x_BFD).flatten(1))
+        if self.deep is not None:
+            score_B1 = score_B1 + self.deep(x_BFD.flatten(1))
+        return score_B1.squeeze(1)

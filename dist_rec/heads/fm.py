@@ -1,0 +1,38 @@
+"""FM: Rendle 2010, "Factorization Machines" (equation 1, computed as in lemma 3.1).
+
+Departure: pairs of ids of one bag do not interact, since a bag's vectors are summed before.
+"""
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from dist_rec.core import config, head
+from dist_rec.core.schema import Manifest
+from dist_rec.nn.fields import Fields, id_features
+from dist_rec.nn.interactions import bi_interaction
+
+
+class FM(head.Head):
+    """First-order weights and the dot products of all pairs of factors."""
+
+    class Config(config.Config):
+        """Size of the model."""
+
+        dim: int = Field(16, gt=0)
+        """Factors of a feature, D."""
+
+    @classmethod
+    def lookups(cls, config: Config, manifest: Manifest) -> tuple[head.Lookup, ...]:
+        """Weight and factors of each id in one row."""
+        return (head.Lookup("fields", id_features(manifest), 1 + config.dim),)
+
+    def __init__(self, config: Config, manifest: Manifest) -> None:
+        super().__init__(config, manifest)
+        self.fields = Fields(manifest, len(id_features(manifest)), 1 + config.dim)
+        self.bias = nn.Parameter(torch.zeros(()))
+
+    def forward(self, inputs: head.Inputs) -> Tensor:
+        """Logits, [B]."""
+        x_BFD = self.fields(inputs.dense, inputs.pooled["fields"])
+        return self.bias + x_BFD[..., 0].sum(1) + bi_interaction(x_BFD[..., 1:]).sum(1)

@@ -1,0 +1,42 @@
+"""FNN: Zhang et al. 2016, "Deep Learning over Multi-field Categorical Data" (section 3.1, equations 2 to 4).
+
+Departures: no pre-training by a factorization machine, ReLU in place of tanh.
+"""
+
+from pydantic import Field
+from torch import Tensor
+
+from dist_rec.core import config, head
+from dist_rec.core.schema import Manifest
+from dist_rec.nn.fields import Fields, id_features
+from dist_rec.nn.mlp import MLP
+
+
+class FNN(head.Head):
+    """An MLP on the weight and factors of every field."""
+
+    class Config(config.Config):
+        """Sizes of the model."""
+
+        dim: int = Field(16, gt=0)
+        """Factors of a feature, D."""
+        hidden: tuple[int, ...] = (400, 400, 400)
+        """Hidden layers of the MLP."""
+        dropout: float = Field(0.0, ge=0, lt=1)
+        """Of the hidden units."""
+
+    @classmethod
+    def lookups(cls, config: Config, manifest: Manifest) -> tuple[head.Lookup, ...]:
+        """Weight and factors of each id in one row."""
+        return (head.Lookup("fields", id_features(manifest), 1 + config.dim),)
+
+    def __init__(self, config: Config, manifest: Manifest) -> None:
+        super().__init__(config, manifest)
+        self.fields = Fields(manifest, len(id_features(manifest)), 1 + config.dim)
+        inputs = self.fields.count * (1 + config.dim)
+        self.deep = MLP(inputs, (*config.hidden, 1), dropout=config.dropout, last_linear=True)
+
+    def forward(self, inputs: head.Inputs) -> Tensor:
+        """Logits, [B]."""
+        x_BFD = self.fields(inputs.dense, inputs.pooled["fields"])
+        return self.deep(x_BFD.flatten(1)).squeeze(1)

@@ -1,0 +1,58 @@
+"""NFM: He and Chua 2017, "Neural Factorization Machines for Sparse Predictive Analytics" (equations 2 to 8).
+
+Without hidden layers it is NFM-0, which for `h` of ones is the factorization machine (equation 8).
+"""
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from dist_rec.core import config, head
+from dist_rec.core.schema import Manifest
+from dist_rec.nn.fields import Fields, id_features
+from dist_rec.nn.interactions import bi_interaction
+from dist_rec.nn.mlp import MLP
+from dist_rec.nn.norm import BatchNorm
+
+
+class NFM(head.Head):
+    """First-order weights and an MLP on the bi-interaction of all factors."""
+
+    class Config(config.Config):
+        """Sizes of the model."""
+
+        dim: int = Field(16, gt=0)
+        """Factors of a feature, D."""
+        hidden: tuple[int, ...] = (400, 400)
+        """Hidden layers on the bi-interaction."""
+        dropout: tuple[float, ...] = (0.0, 0.0, 0.0)
+        """Of the bi-interaction, then of each hidden layer's units."""
+        batch_norm: bool = True
+        """Normalise the bi-interaction and each hidden layer."""
+
+        @model_validator(mode="after")
+        def _one_dropout_a_layer(self) -> "NFM.Config":
+            if len(self.dropout) != 1 + len(self.hidden):
+                raise ValueError(f"head.dropout needs {1 + len(self.hidden)} values, it has {len(self.dropout)}")
+            return self
+
+    @classmethod
+    def lookups(cls, config: Config, manifest: Manifest) -> tuple[head.Lookup, ...]:
+        """Weight and factors of each id in one row."""
+        return (head.Lookup("fields", id_features(manifest), 1 + config.dim),)
+
+    def __init__(self, config: Config, manifest: Manifest) -> None:
+        super().__init__(config, manifest)
+        self.fields = Fields(manifest, len(id_features(manifest)), 1 + config.dim)
+        self.bias = nn.Parameter(torch.zeros(()))
+        self.norm = BatchNorm(config.dim) if config.batch_norm else nn.Identity()
+        self.dropout = nn.Dropout(config.dropout[0])
+        norm, dropout = config.batch_norm, config.dropout[1:]
+        self.deep = MLP(config.dim, config.hidden, dropout=dropout, batch_norm=norm, last_linear=False)
+        self.h = nn.Linear(self.deep.outputs, 1, bias=False)
+
+    def forward(self, inputs: head.Inputs) -> Tensor:
+        """Scores, [B]."""
+        x_BFD = self.fields(inputs.dense, inputs.pooled["fields"])
+        pooled_BD = self.dropout(self.norm(bi_interaction(x_BFD[..., 1:])))
+        return self.bias + x_BFD[..., 0].sum(1) + self.h(self.deep(pooled_BD)).squeeze(1)

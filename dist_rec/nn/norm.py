@@ -1,0 +1,60 @@
+"""Batch normalisation over the global batch.
+
+Shapes: B rows of this process, C columns.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from dist_rec.core.collective import sum_over_processes
+
+
+class BatchNorm(nn.Module):
+    """Ioffe and Szegedy 2015, algorithm 1, with the statistics of the rows of all processes.
+
+    One small sum over processes a step makes the result independent of how the batch is dealt, and keeps the running
+    statistics equal everywhere. A process may have no rows; with fewer than two rows in all, where there is no
+    variance, the running statistics take its place.
+
+    Args:
+        columns: C.
+        momentum: weight of a batch in the running statistics.
+        eps: added to the variance.
+    """
+
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, columns: int, momentum: float = 0.1, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(columns))
+        self.bias = nn.Parameter(torch.zeros(columns))
+        self.register_buffer("running_mean", torch.zeros(columns))
+        self.register_buffer("running_var", torch.ones(columns))
+        self.momentum, self.eps = momentum, eps
+
+    def forward(self, x_BC: Tensor) -> Tensor:
+        """[B, C] → [B, C] of the same type; computed in float32."""
+        with torch.autocast(x_BC.device.type, enabled=False):
+            x = x_BC.float()
+            mean, var = self._statistics(x) if self.training else (self.running_mean, self.running_var)
+            scale = self.weight * (var + self.eps).rsqrt()
+            return torch.addcmul(self.bias - mean * scale, x, scale).to(x_BC.dtype)
+
+    def _statistics(self, x_BC: Tensor) -> tuple[Tensor, Tensor]:
+        # Sums of x minus the running mean: var = E[x²] - E[x]² would cancel where the mean is large.
+        shifted = x_BC - self.running_mean
+        sums = sum_over_processes(
+            torch.cat([shifted.sum(0), shifted.square().sum(0), x_BC.new_full((1,), x_BC.shape[0])])
+        )
+        rows = sums[-1].detach()
+        enough = rows >= 2
+        shift, square = (sums[:-1] / rows.clamp(min=1)).chunk(2)
+        mean = torch.where(enough, self.running_mean + shift, self.running_mean)
+        var = torch.where(enough, square - shift.square(), self.running_var)
+        with torch.no_grad():
+            momentum = self.momentum * enough
+            unbiased = var * (rows / (rows - 1).clamp(min=1))
+            self.running_mean += momentum * (mean - self.running_mean)
+            self.running_var += momentum * (unbiased - self.running_var)
+        return mean, var
