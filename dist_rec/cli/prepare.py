@@ -9,7 +9,8 @@ import typer
 if TYPE_CHECKING:
     from dist_rec.data.workers import preload
 
-    preload("dist_rec.data.prepare.criteo")
+    if workers != 1:
+        preload("dist_rec.data.prepare.criteo")
     from dist_rec.data.prepare.criteo import Prepared
 
 prepare = typer.Typer(help="Turn raw files into a folder of shards that describes itself.", no_args_is_help=True)
@@ -49,7 +50,8 @@ def criteo(
     """
     from dist_rec.data.workers import preload
 
-    preload("dist_rec.data.prepare.criteo")
+    if workers != 1:
+        preload("dist_rec.data.prepare.criteo")
     from dist_rec.data.prepare.criteo import prepare as prepare_criteo
 
     patterns = {"train": train or [], "valid": valid or [], "test": test or []}

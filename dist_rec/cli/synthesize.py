@@ -26,7 +26,8 @@ def synthesize(
     """
     from dist_rec.data.workers import preload
 
-    preload("dist_rec.data.synthetic")
+    if workers != 1:
+        preload("dist_rec.data.synthetic")
     from dist_rec.data.synthetic import synthesize as synthesize_files
 
     truth = synthesize_files(rows, out, files, seed, workers)
