@@ -1,0 +1,71 @@
+"""Every head learns the same on several processes as on one, also when one of them has no rows."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from dist_rec.core.process import this_process
+from dist_rec.embedding.sharding import local_shards
+from dist_rec.train.config import RunConfig
+from dist_rec.train.model import build_model, build_optimizer
+from tests.distributed.test_sharding import ROWS, make_batch
+from tests.heads import CASES
+from tests.processes import run_distributed
+from tests.small_head import MANIFEST
+
+State = dict[tuple[str, int, int], Tensor]
+"""Parts of the model by name and place (row, column)."""
+
+
+def train_one_step(name: str, settings: dict[str, Any], bounds: list[int]) -> tuple[float, State]:
+    """The global loss, and the model's state on this process after the step."""
+    process = this_process("cpu")
+    run = RunConfig.parse(
+        {
+            "data": {"path": "unused"},
+            "head": {"name": name, **settings},
+            "embedding": {"init": 0.5, "sharding": "row_wise"},
+            "optimizer": {"name": "sgd", "lr": 0.1},
+            "train": {"precision": "fp32", "batch": ROWS},
+        }
+    )
+    model = build_model(run, MANIFEST, process)
+    optimizer = build_optimizer(run, model)
+    start, stop = bounds[process.rank : process.rank + 2]
+    loss, _ = model(make_batch(start, stop, process.world, int(np.diff(bounds).max())))
+    loss.backward()
+    optimizer.step()
+    total = loss.detach().clone()
+    dist.all_reduce(total)
+    state = model.state_dict()
+    parts = {(key, part.row, part.column): part.tensor.clone() for key, part in local_shards(state)}
+    vectors = {(key, 0, 0): value.clone() for key, value in state.items() if type(value) is Tensor and value.dim() != 2}
+    return float(total) / process.world, parts | vectors
+
+
+def train_all(bounds: list[int]) -> list[tuple[float, State]]:
+    """One process group for all heads: starting processes is what takes the time."""
+    torch.set_num_threads(1)
+    return [train_one_step(name, settings, bounds) for name, settings in CASES]
+
+
+@pytest.fixture(scope="module")
+def alone() -> list[tuple[float, State]]:
+    return run_distributed(train_all, 1, [0, ROWS])[0]
+
+
+@pytest.mark.parametrize("bounds", [[0, 9, ROWS], [0, 11, ROWS, ROWS]], ids=["2 processes", "3, one without rows"])
+def test_sharded_equals_unsharded(alone: list[tuple[float, State]], bounds: list[int]) -> None:
+    for rank in run_distributed(train_all, len(bounds) - 1, bounds):
+        for (name, settings), expected, result in zip(CASES, alone, rank, strict=True):
+            assert result[0] == pytest.approx(expected[0], abs=1e-5), (name, settings)
+            for (key, row, column), part in result[1].items():
+                whole = expected[1][key, 0, 0]
+                if part.dim() == 2:
+                    whole = whole[row : row + part.shape[0], column : column + part.shape[1]]
+                difference = (part - whole).abs().max() if part.numel() else 0
+                assert difference < 1e-5, (name, settings, key)

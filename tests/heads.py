@@ -1,0 +1,20 @@
+"""Which settings the tests give to which head: one or more each, on the columns of `tests.small_head.MANIFEST`."""
+
+from typing import Any
+
+from dist_rec.core.head import head_names
+
+ITEMS = {"target": "item", "history": "history"}
+SETTINGS: dict[str, list[dict[str, Any]]] = {
+    "autoint": [{}, {"hidden": [16]}],
+    "dcn_v2": [{"structure": "stacked"}, {"structure": "parallel", "rank": 4}],
+    "deepfm": [{}, {"hidden": []}, {"shared": False}],
+    "din": [ITEMS],
+    "dlrm": [{}, {"interaction": "dcn"}],
+    "finalmlp": [{}, {"first_context": ["user"], "second_context": ["item", "tags"]}],
+    "masknet": [{"structure": "serial"}, {"structure": "parallel"}],
+    "nfm": [{}, {"hidden": [], "dropout": [0.0], "batch_norm": False}],
+    "pnn": [{"product": "inner"}, {"product": "outer"}, {"product": "both"}],
+    "wide_deep": [{}, {"wide": ["user", "tags"], "deep": ["item"]}],
+}
+CASES = [(name, settings) for name in head_names() for settings in SETTINGS.get(name, [{}])]
