@@ -1,9 +1,13 @@
+# shellcheck shell=bash
 # Sourced by the launchers with the number of processes on this node: the project's Python, and threads for each process.
-venv=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)/.venv
-if [ -d "$venv" ]; then
-    export PATH="$venv/bin:$PATH"
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+if [ -d "$root/.venv" ]; then
+    export PATH="$root/.venv/bin:$PATH"
 fi
-if [[ $1 =~ ^[0-9]+$ ]]; then
+# A host whose Python has the packages needs no .venv and no installed dist_rec.
+python=${PYTHON:-python3}
+export PYTHONPATH="$root:$root/kernels${PYTHONPATH:+:$PYTHONPATH}"
+if [[ $1 =~ ^[1-9][0-9]*$ ]]; then
     threads=$(($(nproc) / $1))
     export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((threads > 0 ? threads : 1))}
 fi

@@ -1,14 +1,15 @@
 #!/usr/bin/env bash
 # Trains on this machine: launch/local.sh PROCESSES CONFIG [key=value …] [--run-dir DIR] [--resume] [--json]
-# PROCESSES is a number, or `gpu` for one process on each GPU.
+# PROCESSES is a number, or `gpu` for one process on each GPU. With PET_MAX_RESTARTS=N in the environment, processes
+# that die are started again up to N times; give --run-dir and --resume, so that they go on where they were.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 if [ $# -lt 2 ]; then
-    sed -n '2,3s/^# //p' "$0" >&2
+    sed -n '2,4s/^# //p' "$0" >&2
     exit 2
 fi
 processes=$1
 shift
 # shellcheck source=launch/env.sh
 source "$here/env.sh" "$processes"
-exec torchrun --standalone --nproc-per-node "$processes" -m dist_rec.cli.main train "$@"
+exec "$python" -m dist_rec.cli.launch --standalone --nproc-per-node "$processes" -m dist_rec.cli.main train "$@"

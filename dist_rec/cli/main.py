@@ -1,6 +1,9 @@
 """`dist-rec`: one command with sub-commands. What the user can mend is one line on stderr and exit code 2."""
 
+import os
 import sys
+import traceback
+from typing import Any
 
 import typer
 
@@ -12,6 +15,10 @@ from dist_rec.cli.synthesize import synthesize
 from dist_rec.cli.train import train
 from dist_rec.core.errors import RESUMABLE, Interrupted, UserError
 from dist_rec.core.log import complain, quiet_libraries
+
+INTERRUPTED = 130
+# Its class is click's, or that of a copy of click which newer versions of typer bring along.
+UsageError: type[Any] = typer.BadParameter.__mro__[1]
 
 app = typer.Typer(
     help="Train recommenders at scale: sharded embeddings, any head, one process or a thousand.",
@@ -26,19 +33,39 @@ for command in (train, evaluate, heads, doctor, synthesize):
 
 
 def main() -> None:
-    """Runs the command line."""
+    """Runs the command line and ends the process."""
     quiet_libraries()
+    code = _run()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Without the interpreter's teardown: in it a thread of Gloo that wakes up aborts the process, and after an error
+    # NCCL would wait there for processes that are gone.
+    if "torch.distributed" in sys.modules:
+        os._exit(code)
+    sys.exit(code)
+
+
+def _run() -> int:
     try:
-        app()
+        code = app(prog_name="dist-rec", standalone_mode=False) or 0
     except UserError as error:
-        complain(f"error: {error}")
-        sys.exit(2)
+        return complain(f"error: {error}", 2)
+    except UsageError as error:
+        return _misused(error)
     except Interrupted as stopped:
-        complain(str(stopped))
-        sys.exit(RESUMABLE)
-    except KeyboardInterrupt:
-        complain("interrupted")
-        sys.exit(130)
+        return complain(str(stopped), RESUMABLE)
+    except (KeyboardInterrupt, typer.Abort):
+        code = INTERRUPTED
+    except Exception:
+        return complain(traceback.format_exc().rstrip(), 1)
+    return complain("interrupted", code) if code == INTERRUPTED else code
+
+
+def _misused(error: Any) -> int:
+    message = error.format_message()
+    if message:
+        complain(f"error: {message.rstrip('.')}; see {error.ctx.command_path} --help", error.exit_code)
+    return error.exit_code
 
 
 if __name__ == "__main__":

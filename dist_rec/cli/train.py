@@ -1,6 +1,9 @@
 """`dist-rec train`."""
 
 import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -63,28 +66,41 @@ def _train(
     process = this_process(settings.train.device)
     console = Console(stderr=True)
     with process_group(process):
-        folder = on_first(process, lambda: _run_folder(settings, name, run, resume))
+        folder = on_first(process, lambda: _choose_folder(name, run, resume))
         trainer = Trainer(settings, process, folder)
-        if process.first:
-            console.print(plan_table(trainer.model, process.world))
         if resume:
             trainer.resume(allow_changes)
-        result = trainer.fit()
+        with _run_folder(folder, settings) if process.first else nullcontext():
+            if process.first:
+                console.print(plan_table(trainer.model, process.world))
+            result = trainer.fit()
     if not process.first:
         return None
     console.print(_report(result, folder, process.world))
     return {"run": str(folder), **result}
 
 
-def _run_folder(settings: Any, name: str, run: Path | None, resume: bool) -> Path:
+def _choose_folder(name: str, run: Path | None, resume: bool) -> Path:
     from datetime import datetime
 
     folder = run or Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
     if folder.exists() and not resume:
         raise UserError(f"{folder} exists already; go on with --resume, or choose another --run-dir")
+    return folder
+
+
+@contextmanager
+def _run_folder(folder: Path, settings: Any) -> Iterator[None]:
+    """Makes the folder of a run; a run that fails before its first checkpoint leaves none."""
+    new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.toml").write_text(_toml(settings))
-    return folder
+    try:
+        yield
+    except BaseException:
+        if new and not any(folder.glob("checkpoints/step_*")):
+            shutil.rmtree(folder)
+        raise
 
 
 def _toml(settings: Any) -> str:

@@ -1,9 +1,16 @@
 """What a command prints that is not its result."""
 
+import json
 import logging
 import os
 import sys
+import time
 import warnings
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+NOTES = "DIST_REC_NOTES"
+"""Environment variable by which the launcher names the folder for notes."""
 
 
 def quiet_libraries() -> None:
@@ -17,10 +24,39 @@ def quiet_libraries() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
-def complain(message: str) -> None:
-    """Prints an error; processes other than the first say which they are."""
-    rank = os.environ.get("RANK", "0")
-    print(message if rank == "0" else f"[process {rank}] {message}", file=sys.stderr, flush=True)
+@dataclass(frozen=True)
+class Note:
+    """Why a process of many ended, left for the launcher to tell."""
+
+    rank: int
+    code: int
+    """Exit code."""
+    message: str
+    time: float
+    """Seconds since the epoch."""
+
+
+def complain(message: str, code: int) -> int:
+    """Tells the user why this process ends with exit code `code`, and returns that code.
+
+    Under `dist_rec.cli.launch` it leaves a note instead, so that what many processes say is told once.
+    """
+    rank = int(os.environ.get("RANK", "0"))
+    if folder := os.environ.get(NOTES):
+        attempt = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+        partial = Path(folder, f".{rank}")
+        partial.write_text(json.dumps(asdict(Note(rank, code, message, time.time()))))
+        partial.rename(Path(folder, f"{attempt:04}.{rank}"))
+    else:
+        print(message if rank == 0 else f"[process {rank}] {message}", file=sys.stderr, flush=True)
+    return code
+
+
+def read_notes(folder: Path) -> list[Note]:
+    """What the processes of the newest attempt left, the earliest first."""
+    files = sorted(folder.glob("[0-9][0-9][0-9][0-9].*"))
+    newest = [file for file in files if file.stem == files[-1].stem]
+    return sorted((Note(**json.loads(file.read_text())) for file in newest), key=lambda note: note.time)
 
 
 def shown(scores: dict[str, float]) -> str:

@@ -60,6 +60,8 @@ def this_process(device: str = "auto") -> Process:
 def process_group(process: Process, timeout_s: int = 1800) -> Iterator[None]:
     """The default process group: NCCL for CUDA tensors, Gloo for CPU ones; destroyed at the end.
 
+    After an exception it is left as it is: destroying it would wait for processes that wait for this one.
+
     Raises:
         UserError: if the rendezvous fails, for example because its port is in use.
     """
@@ -79,10 +81,8 @@ def process_group(process: Process, timeout_s: int = 1800) -> Iterator[None]:
             f"process {process.rank} on {socket.gethostname()} found no rendezvous at {where}: {reason}; "
             "is the port in use by another run? choose another MASTER_PORT"
         ) from None
-    try:
-        yield
-    finally:
-        dist.destroy_process_group()
+    yield
+    dist.destroy_process_group()
 
 
 def on_first(process: Process, function: Callable[[], T]) -> T:

@@ -1,0 +1,81 @@
+"""torchrun with readable errors: `python -m dist_rec.cli.launch [torchrun's options] -m dist_rec.cli.main COMMAND …`.
+
+torchrun shows what every process printed and then a report on all of them. Here each process leaves a note of why it
+ended, and the user sees the one that explains the others, once.
+"""
+
+import logging
+import os
+import signal
+import sys
+import tempfile
+from argparse import Namespace
+from pathlib import Path
+
+import torch.distributed as dist
+from torch.distributed.elastic.multiprocessing import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
+from torch.distributed.elastic.rendezvous import RendezvousError
+from torch.distributed.run import parse_args, run
+
+from dist_rec.core.errors import RESUMABLE
+from dist_rec.core.log import NOTES, Note, quiet_libraries, read_notes
+
+
+def main() -> None:
+    """Starts the processes and ends with the exit code of the one that failed."""
+    quiet_libraries()
+    arguments = parse_args(sys.argv[1:])
+    if not os.environ.get("DIST_REC_VERBOSE"):
+        # A restart is told of, an end is told by its note.
+        level = logging.ERROR if arguments.max_restarts else logging.CRITICAL
+        logging.getLogger("torch.distributed.elastic").setLevel(level)
+    with tempfile.TemporaryDirectory(prefix="dist_rec_") as folder:
+        os.environ[NOTES] = folder
+        arguments.log_dir = arguments.log_dir or folder
+        message, code = _launch(arguments, Path(folder))
+    if message:
+        print(message, file=sys.stderr, flush=True)
+    sys.exit(code)
+
+
+def _launch(arguments: Namespace, folder: Path) -> tuple[str, int]:
+    try:
+        run(arguments)
+    except ChildFailedError as error:
+        return verdict(read_notes(folder), error.failures)
+    except (SignalException, KeyboardInterrupt) as error:
+        number = getattr(error, "sigval", signal.SIGINT)
+        saved = [note for note in read_notes(folder) if note.code == RESUMABLE]
+        return (saved[0].message, RESUMABLE) if saved else ("interrupted", 128 + number)
+    except (RendezvousError, dist.DistNetworkError, dist.DistStoreError, ValueError) as error:
+        return f"error: the processes cannot meet: {str(error).splitlines()[0]}", 2
+    return "", 0
+
+
+def verdict(notes: list[Note], failures: dict[int, ProcessFailure]) -> tuple[str, int]:
+    """The message and exit code that explain why a run of many processes failed.
+
+    Once a process is gone the others fail too, or are told to end: so what the user can mend comes first, then a
+    process that something killed, then the earliest of the rest.
+
+    Args:
+        notes: of the processes that left one, the earliest first.
+        failures: all that failed, by rank.
+    """
+    mistakes = [note for note in notes if note.code == 2]
+    killed = {rank: -failure.exitcode for rank, failure in failures.items() if failure.exitcode < 0}
+    killed = {rank: number for rank, number in killed.items() if number != signal.SIGTERM}
+    if not mistakes and killed:
+        rank, number = min(killed.items())
+        hint = "; was memory short?" if number == signal.SIGKILL else ""
+        return f"error: process {rank} was killed by {signal.Signals(number).name}{hint}", 128 + number
+    if notes:
+        first = (mistakes or notes)[0]
+        return first.message, first.code
+    rank, failure = min(failures.items())
+    return f"error: process {rank} ended with exit code {failure.exitcode}", abs(failure.exitcode)
+
+
+if __name__ == "__main__":
+    main()
