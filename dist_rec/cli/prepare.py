@@ -7,10 +7,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from dist_rec.data.workers import preload
-
-    if workers != 1:
-        preload("dist_rec.data.prepare.criteo")
     from dist_rec.data.prepare.criteo import Prepared
 
 prepare = typer.Typer(help="Turn raw files into a folder of shards that describes itself.", no_args_is_help=True)
