@@ -7,6 +7,7 @@ from typing import Any
 
 import typer
 
+from dist_rec.cli.bench import bench
 from dist_rec.cli.doctor import doctor
 from dist_rec.cli.evaluate import evaluate
 from dist_rec.cli.heads import heads
@@ -28,6 +29,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 app.add_typer(prepare, name="prepare")
+app.add_typer(bench, name="bench")
 for command in (train, evaluate, heads, doctor, synthesize):
     app.command()(command)
 
