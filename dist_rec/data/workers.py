@@ -8,7 +8,7 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -49,10 +49,16 @@ def preload(module: str) -> None:
     # The mask is inherited: Ctrl-C is for this process alone, from the first instruction of the others on. The tracker
     # goes first, because the server's start would start it, and its start clears the mask.
     resource_tracker.ensure_running()
-    previous = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
+    with _interrupt_later():
         forkserver.set_forkserver_preload(["__main__", module])
         forkserver.ensure_running()
+
+
+@contextmanager
+def _interrupt_later() -> Iterator[None]:
+    previous = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, previous)
 
@@ -73,11 +79,12 @@ class Workers:
         if self._count > 1:
             preload(self._module)
             context = multiprocessing.get_context("forkserver")
-            for _ in range(self._count):
-                here, there = context.Pipe()
-                self._processes[here] = process = context.Process(target=_work, args=(there,), daemon=True)
-                process.start()
-                there.close()
+            with _interrupt_later():  # a process that is forked and not told its work complains
+                for _ in range(self._count):
+                    here, there = context.Pipe()
+                    self._processes[here] = process = context.Process(target=_work, args=(there,), daemon=True)
+                    process.start()
+                    there.close()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, _: BaseException | None, trace: TracebackType | None) -> None:
