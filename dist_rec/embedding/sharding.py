@@ -220,9 +220,10 @@ def _planned(
 ) -> ShardingPlan:
     constraints = {}
     for table in tables:
-        sharding = chosen[table.name]
+        # Replicas have optimizers of their own, so they are chosen before there is a plan.
+        open_to = set(PLANNER_TYPES) - {"data_parallel"} if chosen[table.name] == "auto" else {chosen[table.name]}
         constraints[table.name] = ParameterConstraints(
-            sharding_types=None if sharding == "auto" else [PLANNER_TYPES[sharding].value],
+            sharding_types=[kind.value for sharding, kind in PLANNER_TYPES.items() if sharding in open_to],
             # Row rules write to the weights where they are, so these may not hide behind a cache.
             compute_kernels=["fused"] if row_rule(table.settings, cluster.device) else None,
         )

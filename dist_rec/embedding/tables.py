@@ -45,7 +45,7 @@ class TableSettings(Config):
     """Times the weight is added to the gradient (L2) of the rows of the batch only: a rare row is decayed rarely, where
     decay of the whole table would draw it to 0 between its appearances."""
     init: float = Field(0.01, ge=0)
-    """Initial weights are uniform in [-init, init]."""
+    """Initial weights are uniform in [-init, init]; FTRL's paper starts from 0."""
     sharding: Sharding = "auto"
     """How tables are split over processes; "auto" asks TorchRec's planner on GPUs and is "table_wise" on CPUs."""
 
