@@ -56,6 +56,11 @@ class Checkpoints:
         """Steps of the whole checkpoints, ascending."""
         return sorted(int(path.name.removeprefix("step_")) for path in self._folder.glob("step_*[0-9]"))
 
+    def reserve(self, model: DistributedModelParallel, optimizer: KeyedOptimizer) -> None:
+        """Takes the memory that saving needs, before training rather than in the first save."""
+        if self._config.asynchronous:
+            self._staging.reserve(state_of(model, optimizer))
+
     def save(
         self, step: int, model: DistributedModelParallel, optimizer: KeyedOptimizer, state: dict[str, Any]
     ) -> None:

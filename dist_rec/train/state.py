@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed._shard.metadata import ShardMetadata
 from torch.distributed._shard.sharded_tensor import Shard, ShardedTensor
 from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 from torchrec.distributed import DistributedModelParallel
@@ -69,18 +70,21 @@ class Staging:
     def __init__(self) -> None:
         self._copies: State = {}
 
+    def reserve(self, state: State) -> None:
+        """Takes the memory for copies of the state, so that the first one does not wait for it."""
+        for name, value in state.items():
+            if name not in self._copies or _shape(self._copies[name]) != _shape(value):
+                self._copies[name] = _empty_like(value)
+
     def copy(self, state: State) -> State:
         """Copies the state; the result is valid until the next call."""
-        if {name: _shape(value) for name, value in self._copies.items()} != {
-            name: _shape(value) for name, value in state.items()
-        }:
-            self._copies = {name: _empty_like(value) for name, value in state.items()}
+        self.reserve(state)
         for name, value in state.items():
             for target, source in zip(local_tensors(self._copies[name]), local_tensors(value), strict=True):
                 target.copy_(source, non_blocking=True)
         if torch.cuda.is_available():
             torch.cuda.synchronize()
-        return self._copies
+        return {name: self._copies[name] for name in state}
 
 
 def _shape(value: Tensor | ShardedTensor) -> list[torch.Size]:
@@ -89,12 +93,22 @@ def _shape(value: Tensor | ShardedTensor) -> list[torch.Size]:
 
 def _empty_like(value: Tensor | ShardedTensor) -> Tensor | ShardedTensor:
     if isinstance(value, ShardedTensor):
-        metadata = value.metadata()
-        shards = [Shard(_host(shard.tensor), shard.metadata) for shard in value.local_shards()]
+        shards = [Shard(_host(shard.tensor), _on_host(shard.metadata)) for shard in value.local_shards()]
+        pinned = any(shard.tensor.is_pinned() for shard in shards)
+        metadata = replace(
+            value.metadata(),
+            shards_metadata=[_on_host(shard) for shard in value.metadata().shards_metadata],
+            tensor_properties=replace(value.metadata().tensor_properties, pin_memory=pinned),
+        )
         return ShardedTensor._init_from_local_shards_and_global_metadata(
-            shards, replace(metadata), process_group=value._process_group
+            shards, metadata, process_group=value._process_group
         )
     return _host(value)
+
+
+def _on_host(shard: ShardMetadata) -> ShardMetadata:
+    assert shard.placement is not None
+    return ShardMetadata(shard.shard_offsets, shard.shard_sizes, f"rank:{shard.placement.rank()}/cpu")
 
 
 def _host(tensor: Tensor) -> Tensor:

@@ -104,6 +104,7 @@ class Trainer:
         batches = self._timed(self.train_loader.batches(first, self.steps))
         rows_before = self._rows_until(first)
         self.model.train()
+        self.checkpoints.reserve(self.model, self.optimizer)
         with Reporter(self.folder if self.process.first else None, self._rows_until(self.steps), rows_before) as report:
             while progress.step < self.steps and not self._out_of_patience():
                 end = self._segment_end(progress.step)
@@ -116,9 +117,8 @@ class Trainer:
                     self.checkpoints.save(progress.step, self.model, self.optimizer, self._state())
                 if stopped:
                     self.checkpoints.close()
-                    raise Interrupted(
-                        f"stopped after step {progress.step} of {self.steps}; go on with --resume --run-dir {self.folder}"
-                    )
+                    where = f"step {progress.step} of {self.steps}"
+                    raise Interrupted(f"stopped after {where}; go on with --resume --run-dir {self.folder}")
             with self._clock("checkpoint"):
                 self.checkpoints.close()
             result = self._final_scores()
