@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from dist_rec.core import config, head
 from dist_rec.core.schema import Manifest
-from dist_rec.nn.fields import Fields, id_features
+from dist_rec.nn.fields import Fields, id_features, split_weights
 from dist_rec.nn.interactions import bi_interaction
 from dist_rec.nn.mlp import MLP
 
@@ -48,9 +48,8 @@ class DeepFM(head.Head):
 
     def forward(self, inputs: head.Inputs) -> Tensor:
         """Logits, [B]."""
-        x_BFD = self.fields(inputs.dense, inputs.pooled["fields"])
-        factors_BFD = x_BFD[..., 1:]
-        scores_B = self.bias + x_BFD[..., 0].sum(1) + bi_interaction(factors_BFD).sum(1)
+        linear_B, factors_BFD = split_weights(self.fields(inputs.dense, inputs.pooled["fields"]))
+        scores_B = self.bias + linear_B + bi_interaction(factors_BFD).sum(1)
         if self.deep is None:
             return scores_B
         if self.deep_fields is not None:

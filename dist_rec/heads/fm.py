@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from dist_rec.core import config, head
 from dist_rec.core.schema import Manifest
-from dist_rec.nn.fields import Fields, id_features
+from dist_rec.nn.fields import Fields, id_features, split_weights
 from dist_rec.nn.interactions import bi_interaction
 
 
@@ -34,5 +34,5 @@ class FM(head.Head):
 
     def forward(self, inputs: head.Inputs) -> Tensor:
         """Logits, [B]."""
-        x_BFD = self.fields(inputs.dense, inputs.pooled["fields"])
-        return self.bias + x_BFD[..., 0].sum(1) + bi_interaction(x_BFD[..., 1:]).sum(1)
+        linear_B, factors_BFD = split_weights(self.fields(inputs.dense, inputs.pooled["fields"]))
+        return self.bias + linear_B + bi_interaction(factors_BFD).sum(1)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from dist_rec.core import config, head
 from dist_rec.core.schema import Manifest
-from dist_rec.nn.fields import Fields, id_features
+from dist_rec.nn.fields import Fields, id_features, split_weights
 from dist_rec.nn.interactions import bi_interaction
 from dist_rec.nn.mlp import MLP
 from dist_rec.nn.norm import BatchNorm
@@ -53,6 +53,6 @@ class NFM(head.Head):
 
     def forward(self, inputs: head.Inputs) -> Tensor:
         """Scores, [B]."""
-        x_BFD = self.fields(inputs.dense, inputs.pooled["fields"])
-        pooled_BD = self.dropout(self.norm(bi_interaction(x_BFD[..., 1:])))
-        return self.bias + x_BFD[..., 0].sum(1) + self.h(self.deep(pooled_BD)).squeeze(1)
+        linear_B, factors_BFD = split_weights(self.fields(inputs.dense, inputs.pooled["fields"]))
+        pooled_BD = self.dropout(self.norm(bi_interaction(factors_BFD)))
+        return self.bias + linear_B + self.h(self.deep(pooled_BD)).squeeze(1)

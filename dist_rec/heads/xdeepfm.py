@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from dist_rec.core import config, head
 from dist_rec.core.schema import Manifest
-from dist_rec.nn.fields import Fields, id_features
+from dist_rec.nn.fields import Fields, id_features, split_weights
 from dist_rec.nn.interactions import CompressedInteractions
 from dist_rec.nn.mlp import MLP
 
@@ -41,7 +41,6 @@ class XDeepFM(head.Head):
 
     def forward(self, inputs: head.Inputs) -> Tensor:
         """Logits, [B]."""
-        x_BFD = self.fields(inputs.dense, inputs.pooled["fields"])
-        factors_BFD = x_BFD[..., 1:]
+        linear_B, factors_BFD = split_weights(self.fields(inputs.dense, inputs.pooled["fields"]))
         hidden_BH = torch.cat([self.cin(factors_BFD), self.deep(factors_BFD.flatten(1))], dim=1)
-        return x_BFD[..., 0].sum(1) + self.last(hidden_BH).squeeze(1)
+        return linear_B + self.last(hidden_BH).squeeze(1)

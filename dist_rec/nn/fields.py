@@ -53,3 +53,12 @@ class Fields(nn.Module):
         if self.norm is None:
             return ids_BFD
         return torch.cat([self.norm(dense_BN).unsqueeze(2) * self.dense_ND, ids_BFD], dim=1)
+
+
+def split_weights(x_BFD: Tensor) -> tuple[Tensor, Tensor]:
+    """Fields with first-order weights in column 0: [B, F, 1 + D] → sum of the weights [B], factors [B, F, D].
+
+    A split, since its gradient is one concatenation where those of two slices are zeros, copies and a sum.
+    """
+    weights_BF1, factors_BFD = x_BFD.split((1, x_BFD.shape[2] - 1), dim=2)
+    return weights_BF1.sum((1, 2)), factors_BFD
