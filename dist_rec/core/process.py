@@ -70,10 +70,8 @@ def process_group(process: Process, timeout_s: int = 1800) -> Iterator[None]:
         torch.cuda.set_device(process.device)
     timeout = timedelta(seconds=timeout_s)
     try:
-        if process.world == 1 and "MASTER_ADDR" not in os.environ:
-            dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1, timeout=timeout)
-        else:
-            dist.init_process_group(backend, timeout=timeout)
+        store = _store(process, timeout)
+        dist.init_process_group(backend, store=store, rank=process.rank, world_size=process.world, timeout=timeout)
     except (dist.DistNetworkError, dist.DistStoreError, ValueError) as error:
         where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
         reason = str(error).splitlines()[0]
@@ -83,6 +81,22 @@ def process_group(process: Process, timeout_s: int = 1800) -> Iterator[None]:
         ) from None
     yield
     dist.destroy_process_group()
+
+
+def _store(process: Process, timeout: timedelta) -> dist.Store | None:
+    """Where the processes meet; None leaves it to torch.
+
+    torchrun keeps one store over its restarts, and with it the addresses of processes that are gone, at which new ones
+    would knock in vain. On one node all processes know which start this is; the launchers of several nodes ask torchrun
+    for a new store instead (TORCH_DISABLE_SHARE_RDZV_TCP_STORE).
+    """
+    if process.world == 1 and "MASTER_ADDR" not in os.environ:
+        return dist.HashStore()
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True" or process.local_world != process.world:
+        return None
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    store = dist.TCPStore(address, port, process.world, is_master=False, timeout=timeout)
+    return dist.PrefixStore(f"start_{os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
 
 
 def on_first(process: Process, function: Callable[[], T]) -> T:
