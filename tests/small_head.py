@@ -29,7 +29,7 @@ class SmallHead(head.Head):
         if "history" not in inputs.sequences:
             return score
         sequence = inputs.sequences["history"]["history"]
-        rows = torch.repeat_interleave(torch.arange(len(score)), sequence.lengths)
+        rows = torch.repeat_interleave(torch.arange(len(score), device=score.device), sequence.lengths)
         return score.index_add(0, rows, sequence.values.sin().sum(1))
 
 
