@@ -147,6 +147,8 @@ def _torchrec_rate(folder: Path, rows: int, batch: int) -> float:
 def _shuffle_quality(loader: "Loader", rows: int) -> dict[str, tuple[float, float]]:
     import numpy as np
 
+    from dist_rec.data.shards import BLOCK_ROWS
+
     batches = [batch.dense[:, :2].long() for batch in loader.batches(0, loader.steps_per_epoch)]
     ours = np.concatenate([(pair[:, 0] * 4096 + pair[:, 1]).numpy() for pair in batches])
     true = np.random.default_rng(1).permutation(rows)
@@ -155,8 +157,9 @@ def _shuffle_quality(loader: "Loader", rows: int) -> dict[str, tuple[float, floa
     def correlation(order: np.ndarray) -> float:
         return abs(float(np.corrcoef(order, np.arange(rows))[0, 1]))
 
-    def neighbours(order: np.ndarray) -> float:
-        return abs(float(np.corrcoef(order[1:], order[:-1])[0, 1]))
+    def blocks_met(order: np.ndarray) -> float:
+        whole = np.sort(order[: rows // size * size].reshape(-1, size) // BLOCK_ROWS, axis=1)
+        return float((np.diff(whole, axis=1) > 0).sum(1).mean() + 1)
 
     def shard_share(order: np.ndarray) -> float:
         whole = order[: rows // size * size].reshape(-1, size) * SHARDS // rows
@@ -165,7 +168,7 @@ def _shuffle_quality(loader: "Loader", rows: int) -> dict[str, tuple[float, floa
 
     measures = {
         "correlation of order and position": correlation,
-        "correlation of neighbours": neighbours,
+        "blocks that a batch draws from": blocks_met,
         "deviation of a shard's share in a batch": shard_share,
     }
     return {name: (measure(ours), measure(true)) for name, measure in measures.items()}
