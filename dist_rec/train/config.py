@@ -32,6 +32,8 @@ class OptimizerConfig(Config):
     """Update rule."""
     lr: float = Field(0.001, gt=0)
     """Learning rate."""
+    eps: float = Field(1e-8, gt=0)
+    """Added to the denominator of Adam and Adagrad. A larger one keeps rounding in gradients near zero from growing."""
     weight_decay: float = Field(0.0, ge=0)
     """L2 penalty on the dense parameters."""
     clip_norm: float | None = Field(None, gt=0)

@@ -3,7 +3,7 @@
 import importlib
 from functools import partial
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -110,5 +110,11 @@ def _is_table(parameter: str) -> bool:
 
 
 def _dense_optimizer(config: OptimizerConfig, parameters: list[Tensor]) -> torch.optim.Optimizer:
-    update_class = {"adam": torch.optim.Adam, "adagrad": torch.optim.Adagrad, "sgd": torch.optim.SGD}[config.name]
-    return update_class(parameters, lr=config.lr, weight_decay=config.weight_decay, fused=True)
+    settings: dict[str, Any] = {"lr": config.lr, "weight_decay": config.weight_decay, "fused": True}
+    match config.name:
+        case "adam":
+            return torch.optim.Adam(parameters, eps=config.eps, **settings)
+        case "adagrad":
+            return torch.optim.Adagrad(parameters, eps=config.eps, **settings)
+        case "sgd":
+            return torch.optim.SGD(parameters, **settings)

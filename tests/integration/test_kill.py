@@ -12,7 +12,6 @@ import pytest
 import xxhash
 
 from dist_rec.core.process import this_process
-from dist_rec.train.config import RunConfig
 from dist_rec.train.state import local_tensors, state_of
 from dist_rec.train.trainer import Trainer
 from tests.processes import run_distributed

@@ -56,9 +56,7 @@ def test_same_global_batches_at_any_world_size(order: Order, batch: int, world: 
     for step in range(steps_in_epoch(order.rows, batch)):
         samples = range(step * batch, min((step + 1) * batch, order.rows))
         alone = global_batch(streams, order, range(order.streams), samples)
-        parts = [
-            global_batch(streams, order, streams_of(rank, world, order.streams), samples) for rank in range(world)
-        ]
+        parts = [global_batch(streams, order, streams_of(rank, world, order.streams), samples) for rank in range(world)]
         assert len(alone) == len(samples)
         assert [row for part in parts for row in part] == alone
         counted = [rows_of(samples, streams_of(rank, world, order.streams), order.streams) for rank in range(world)]
