@@ -155,7 +155,7 @@ def test_too_many_processes(tmp_path: Path, world: int, batch: int, streams: int
 
 
 def test_an_empty_split(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="'empty' of .* has no rows"):
+    with pytest.raises(UserError, match=r"'empty' of .* has no rows"):
         Loader(Dataset(make(tmp_path)), "empty", LoaderConfig(path="x"), batch=8)
 
 

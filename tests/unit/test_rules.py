@@ -12,8 +12,8 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.parametrize(
     "command",
     [
-        ["ruff", "check", "dist_rec", "kernels", "tests", "benchmarks"],
-        ["ruff", "format", "--check", "dist_rec", "kernels", "tests", "benchmarks"],
+        ["ruff", "check", "dist_rec", "tests", "benchmarks"],
+        ["ruff", "format", "--check", "dist_rec", "tests", "benchmarks"],
         ["mypy"],
         ["lint-imports", "--no-cache"],
     ],
