@@ -12,7 +12,7 @@ from dist_rec.core.collective import sum_over_processes
 class BatchNorm(nn.Module):
     """Ioffe and Szegedy 2015, algorithm 1, with the statistics of the rows of all processes.
 
-    One small sum over processes a step makes the result independent of how the batch is dealt, and keeps the running
+    Two small sums over processes a step make the result independent of how the batch is dealt, and keeps the running
     statistics equal everywhere. A process may have no rows; with fewer than two rows in all, where there is no
     variance, the running statistics take its place.
 
@@ -42,16 +42,13 @@ class BatchNorm(nn.Module):
             return torch.addcmul(self.bias - mean * scale, x, scale).to(x_BC.dtype)
 
     def _statistics(self, x_BC: Tensor) -> tuple[Tensor, Tensor]:
-        # Sums of x minus the running mean: var = E[x²] - E[x]² would cancel where the mean is large.
-        shifted = x_BC - self.running_mean
-        sums = sum_over_processes(
-            torch.cat([shifted.sum(0), shifted.square().sum(0), x_BC.new_full((1,), x_BC.shape[0])])
-        )
+        sums = sum_over_processes(torch.cat([x_BC.sum(0), x_BC.new_full((1,), x_BC.shape[0])]))
         rows = sums[-1].detach()
-        enough = rows >= 2
-        shift, square = (sums[:-1] / rows.clamp(min=1)).chunk(2)
-        mean = torch.where(enough, self.running_mean + shift, self.running_mean)
-        var = torch.where(enough, square - shift.square(), self.running_var)
+        enough, at_least_one = rows >= 2, rows.clamp(min=1)
+        mean = torch.where(enough, sums[:-1] / at_least_one, self.running_mean)
+        # A second sum, of squares about the mean: E[x²] - E[x]² cancels where the mean is large.
+        squares = sum_over_processes((x_BC - mean).square().sum(0))
+        var = torch.where(enough, squares / at_least_one, self.running_var)
         with torch.no_grad():
             momentum = self.momentum * enough
             unbiased = var * (rows / (rows - 1).clamp(min=1))
