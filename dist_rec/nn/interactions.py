@@ -127,15 +127,18 @@ class CompressedInteractions(nn.Module):
         super().__init__()
         sizes = (features, *maps)
         self.layers = nn.ModuleList(
-            nn.Linear(size * features, after, bias=False) for size, after in zip(sizes, maps, strict=False)
+            nn.Linear(size, after * features, bias=False) for size, after in zip(sizes, maps, strict=False)
         )
         self.outputs = sum(maps)
 
     def forward(self, x_BFD: Tensor) -> Tensor:
         """[B, F, D] → [B, sum of maps]."""
-        first_BDF1 = x_BFD.transpose(1, 2).unsqueeze(3)
-        x_BDH, pooled = x_BFD.transpose(1, 2), []
+        rows, features, dim = x_BFD.shape
+        # Over N = B D independent coordinates, weighting the maps first: two matrix products, no outer product.
+        x_NH = first_NF = x_BFD.transpose(1, 2).flatten(0, 1)
+        pooled = []
         for layer in self.layers:
-            x_BDH = layer((first_BDF1 * x_BDH.unsqueeze(2)).flatten(2))
-            pooled.append(x_BDH.sum(1))
+            weighted_NHF = layer(x_NH).unflatten(1, (-1, features))
+            x_NH = torch.bmm(weighted_NHF, first_NF.unsqueeze(2)).squeeze(2)
+            pooled.append(x_NH.unflatten(0, (rows, dim)).sum(1))
         return torch.cat(pooled, dim=1)
