@@ -98,9 +98,19 @@ def _run_folder(folder: Path, settings: Any) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        if new and not any(folder.glob("checkpoints/step_*")):
-            shutil.rmtree(folder)
+        if new:
+            _discard_without_checkpoint(folder)
         raise
+
+
+def _discard_without_checkpoint(folder: Path) -> None:
+    # A checkpoint may be on its way to be committed by a rename: once the folder has another name it cannot arrive.
+    aside = folder.with_name(f".{folder.name}.discarded")
+    folder.rename(aside)
+    if any(aside.glob("checkpoints/step_*")):
+        aside.rename(folder)
+    else:
+        shutil.rmtree(aside)
 
 
 def _toml(settings: Any) -> str:

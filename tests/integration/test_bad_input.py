@@ -69,8 +69,6 @@ def test_a_folder_that_exists(tmp_path: Path, refused: Refused, criteo: Criteo) 
     out.mkdir()
     assert f"{out} exists" in refused(*DIST_REC, "prepare", "criteo", "--train", criteo.part(0), "--out", out)
     assert f"{out} exists" in refused(*DIST_REC, "synthesize", "--rows", "10", "--out", out)
-    said = refused(LOCAL, "2", CONFIG, f"data.path={criteo.data}", *SMALL, "--run-dir", out)
-    assert f"{out} exists" in said
 
 
 @pytest.mark.parametrize(
@@ -93,7 +91,7 @@ def test_a_config_that_cannot_be(
 
 def test_an_error_of_all_processes_is_told_once(tmp_path: Path, refused: Refused, criteo: Criteo) -> None:
     settings = (CONFIG, f"data.path={criteo.data}", "--run-dir", tmp_path / "run")
-    assert "3 processes" in refused(LOCAL, "3", *settings, "train.batch=2")
+    assert "2 processes" in refused(LOCAL, "2", *settings, "train.batch=1")
 
 
 def test_data_that_do_not_fit_the_head(tmp_path: Path, refused: Refused) -> None:
@@ -126,7 +124,6 @@ def test_data_fitted_anew_is_refused_by_a_run(
     said = refused(*DIST_REC, "evaluate", trained[0], "--data", tmp_path / "anew")
     assert f"{tmp_path / 'anew'}" in said and "--fitted-from" in said
     assert "nowhere" in refused(*DIST_REC, "evaluate", "nowhere")
-    assert "'week'" in refused(*DIST_REC, "evaluate", trained[0], "--split", "week")
 
 
 def test_a_port_in_use(tmp_path: Path, refused: Refused, criteo: Criteo) -> None:
@@ -141,6 +138,7 @@ def test_a_port_in_use(tmp_path: Path, refused: Refused, criteo: Criteo) -> None
         assert port in refused(*LAUNCH, *options, "-m", "dist_rec.cli.main", "train", *settings)
 
 
+@pytest.mark.slow
 def test_plain_torchrun_shows_the_line_among_its_own(tmp_path: Path, criteo: Criteo) -> None:
     words = ("train", CONFIG, f"data.path={criteo.data}", "--run-dir", tmp_path)
     failed = run(*TORCHRUN, "--standalone", "--nproc-per-node", "2", *DIST_REC[1:], *words, code=1)

@@ -44,6 +44,7 @@ def test_two_nodes_train_as_two_processes_of_one(criteo: Criteo, trained: tuple[
     assert spoken.json["test"]["auc"] == pytest.approx(trained[1].json["test"]["auc"], rel=0, abs=0.0015)
 
 
+@pytest.mark.slow
 def test_a_warning_to_one_node_lets_all_save_and_end(criteo: Criteo, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     nodes = start_nodes(criteo.data, folder, "train.epochs=1000")
