@@ -91,26 +91,16 @@ def _choose_folder(name: str, run: Path | None, resume: bool) -> Path:
 
 @contextmanager
 def _run_folder(folder: Path, settings: Any) -> Iterator[None]:
-    """Makes the folder of a run; a run that fails before its first checkpoint leaves none."""
+    """Makes the folder of a run; a run that fails before it began to save leaves none."""
     new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.toml").write_text(_toml(settings))
     try:
         yield
     except BaseException:
-        if new:
-            _discard_without_checkpoint(folder)
+        if new and not (folder / "checkpoints").exists():
+            shutil.rmtree(folder)
         raise
-
-
-def _discard_without_checkpoint(folder: Path) -> None:
-    # A checkpoint may be on its way to be committed by a rename: once the folder has another name it cannot arrive.
-    aside = folder.with_name(f".{folder.name}.discarded")
-    folder.rename(aside)
-    if any(aside.glob("checkpoints/step_*")):
-        aside.rename(folder)
-    else:
-        shutil.rmtree(aside)
 
 
 def _toml(settings: Any) -> str:

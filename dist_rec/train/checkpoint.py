@@ -13,6 +13,7 @@ import os
 import shutil
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,9 @@ class Checkpoints:
             state: plain values; `best_step` protects a checkpoint from being pruned.
         """
         self.wait()
+        if self._process.first:
+            with suppress(OSError):  # said by the save itself, which makes it too
+                self._folder.mkdir(parents=True, exist_ok=True)
         tensors = state_of(model, optimizer)
         if self._config.asynchronous:
             tensors = self._staging.copy(tensors)
@@ -98,10 +102,9 @@ class Checkpoints:
 
     def _write(self, step: int, tensors: State, state: dict[str, Any]) -> None:
         partial = self._folder / f".step_{step:08d}.partial"
-        if self._process.first:
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir(parents=True)
-        dist.barrier(self._group)
+        failed = self._first_failure(_make_anew(partial) if self._process.first else None)
+        if failed is not None:
+            raise OSError(failed)
         try:
             writer = dcp.FileSystemWriter(partial, single_file_per_rank=True)
             dcp.save(tensors, storage_writer=writer, process_group=self._group)
@@ -199,6 +202,15 @@ class Checkpoints:
         for step in self.steps():
             if step not in kept:
                 shutil.rmtree(self._path(step))
+
+
+def _make_anew(folder: Path) -> str | None:
+    try:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+    except OSError as error:
+        return str(error)
+    return None
 
 
 def _error(future: "Future[None]") -> str | None:
