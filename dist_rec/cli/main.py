@@ -12,6 +12,7 @@ from dist_rec.cli.doctor import doctor
 from dist_rec.cli.evaluate import evaluate
 from dist_rec.cli.heads import heads
 from dist_rec.cli.prepare import prepare
+from dist_rec.cli.reproduce import reproduce
 from dist_rec.cli.synthesize import synthesize
 from dist_rec.cli.train import train
 from dist_rec.core.errors import RESUMABLE, Interrupted, UserError
@@ -30,7 +31,7 @@ app = typer.Typer(
 )
 app.add_typer(prepare, name="prepare")
 app.add_typer(bench, name="bench")
-for command in (train, evaluate, heads, doctor, synthesize):
+for command in (train, evaluate, reproduce, heads, doctor, synthesize):
     app.command()(command)
 
 

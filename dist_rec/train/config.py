@@ -81,8 +81,8 @@ class RunConfig(Config):
 
     seed: int = Field(0, ge=0)
     """Of initial weights, order of rows and dropout."""
-    task: Literal["click"] = "click"
-    """What is predicted."""
+    task: Literal["click", "rating"] = "click"
+    """What is predicted: clicks (log loss, AUC) or ratings (squared loss, RMSE)."""
     data: LoaderConfig
     """Where the rows come from."""
     head: dict[str, Any]

@@ -89,6 +89,18 @@ def build_model(config: RunConfig, manifest: Manifest, process: Process) -> Dist
     return shard(model, model.embeddings, tables, cluster, config.seed)
 
 
+def count_parameters(config: RunConfig, manifest: Manifest) -> dict[str, int]:
+    """Parameters of the tables, without padding, and of the head."""
+    head_class, head_config = find_head(config.head_name), config.head_config()
+    tables = embedding_tables(head_class.lookups(head_config, manifest), manifest, config.embedding)
+    with torch.device("meta"):
+        head = head_class(head_config, manifest)
+    return {
+        "tables": sum(table.rows * table.dim for table in tables),
+        "head": sum(parameter.numel() for parameter in head.parameters()),
+    }
+
+
 def build_optimizer(config: RunConfig, model: DistributedModelParallel) -> CombinedOptimizer:
     """All optimizers as one: those of sharded tables, of replicated tables and of dense parameters."""
     rest = dict(in_backward_optimizer_filter(model.named_parameters()))

@@ -26,7 +26,7 @@ from dist_rec.train.checkpoint import Checkpoints
 from dist_rec.train.config import RunConfig
 from dist_rec.train.evaluator import evaluate
 from dist_rec.train.interruption import Interruption
-from dist_rec.train.model import build_model, build_optimizer, features_of, task_module
+from dist_rec.train.model import build_model, build_optimizer, count_parameters, features_of, task_module
 from dist_rec.train.pipeline import make_pipeline
 from dist_rec.train.reporter import Reporter
 from dist_rec.train.schedule import Schedule
@@ -61,6 +61,7 @@ class Trainer:
         self.task = task_module(config.task)
         self.train_loader = self._loader("train")
         self.steps = config.train.steps or config.train.epochs * self.train_loader.steps_per_epoch
+        self.parameters = count_parameters(config, self.dataset.manifest)
         self.model = build_model(config, self.dataset.manifest, process)
         self.optimizer = build_optimizer(config, self.model)
         self.schedule = Schedule(config.schedule, [self.optimizer], self.steps)
@@ -131,6 +132,7 @@ class Trainer:
             "skipped_steps": self._everywhere(self.skipped_steps),
             "seconds": {name: round(value, 3) for name, value in self.seconds.items()},
         }
+        result["parameters"] = self.parameters
         if self.process.first:
             (self.folder / "result.json").write_text(json.dumps(result, indent=1) + "\n")
         return result

@@ -1,0 +1,79 @@
+"""`dist-rec reproduce`: a list of configs, trained with several seeds, as a table beside what others report."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from dist_rec.core.errors import UserError
+
+if TYPE_CHECKING:
+    from dist_rec.cli.study import Row, Study
+
+LISTS = Path("configs/reproduce")
+
+
+def reproduce(
+    study: Annotated[
+        Path, typer.Argument(help="A TOML file that lists runs, or the name of one in configs/reproduce.")
+    ],
+    raw: Annotated[Path, typer.Option(help="Folder of the raw data sets.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="Folder of the prepared data, runs and table.")] = Path("reproduced"),
+    only: Annotated[str, typer.Option(help="Runs whose name has this in it.")] = "",
+    seeds: Annotated[int | None, typer.Option(min=1, help="Seeds of each run, instead of the list's.")] = None,
+    processes: Annotated[int, typer.Option(min=1, help="Processes that train together.")] = 1,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, last.")] = False,
+) -> None:
+    """Train every config of a list, and print the means of their scores beside the paper's and the peers'.
+
+    What is done already is not done again: started a second time, it goes on where it was stopped, in the middle of a
+    run too. The table is kept as OUT/NAME.md.
+
+        dist-rec reproduce ctr --raw ~/datasets
+    """
+    from dist_rec.cli.study import Place, Study
+
+    path = study if study.suffix else LISTS / f"{study}.toml"
+    listed = Study.read(path)
+    chosen = [run for run in listed.run if only in run.name]
+    if not chosen:
+        raise UserError(
+            f"no run of {path} has {only!r} in its name; it has {', '.join(run.name for run in listed.run)}"
+        )
+    place = Place(path.parent, raw, out, processes)
+    rows = []
+    for index, run in enumerate(chosen):
+        typer.echo(f"[{index + 1}/{len(chosen)}] {run.name}", err=True)
+        rows.append(listed.carry_out(run, place, seeds or listed.seeds))
+    table = "\n".join(_markdown(listed, rows))
+    (out / f"{path.stem}.md").write_text(table + "\n")
+    typer.echo(table)
+    if as_json:
+        typer.echo(json.dumps({"runs": [row.summary() for row in rows]}))
+
+
+def _markdown(study: "Study", rows: list["Row"]) -> Iterable[str]:
+    shown = [name for name in study.metrics if any(name in row.scores for row in rows)]
+    header = ["run", "config", "parameters", *(f"test {name}" for name in shown), "rows/s", "paper", "peer"]
+    yield _line(header)
+    yield _line(["---"] * len(header))
+    for row in rows:
+        scores = [_spread(row.scores.get(metric, [])) for metric in shown]
+        rate = f"{row.rows_per_s:,.0f}"
+        yield _line(
+            [row.run.name, Path(row.run.config).stem, f"{row.parameters:,}", *scores, rate, row.run.paper, row.run.peer]
+        )
+
+
+def _spread(values: list[float]) -> str:
+    """Mean, and in brackets the range of several seeds."""
+    if not values:
+        return ""
+    mean = f"{sum(values) / len(values):.4f}"
+    return mean if len(values) == 1 else f"{mean} ({min(values):.4f}–{max(values):.4f})"
+
+
+def _line(cells: Iterable[Any]) -> str:
+    return f"| {' | '.join(map(str, cells))} |"

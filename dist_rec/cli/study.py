@@ -1,0 +1,137 @@
+"""A study: a list of runs on prepared data sets, each with several seeds; what is done already is kept.
+
+raw files ── dist-rec prepare ──▶ OUT/data/NAME ── dist-rec train ──▶ OUT/runs/RUN-SEED/result.json ──▶ means
+"""
+
+import json
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean
+from typing import Any, Self
+
+from pydantic import Field
+
+from dist_rec.core.config import Config, read_toml
+from dist_rec.core.errors import UserError
+from dist_rec.train.config import RunConfig
+from dist_rec.train.run import load_run
+
+DIST_REC = ("-m", "dist_rec.cli.main")
+LAUNCH = ("-m", "dist_rec.cli.launch", "--standalone", "--nproc-per-node")
+
+
+class StudyRun(Config):
+    """One line of the table."""
+
+    name: str
+    """What the table calls it."""
+    config: str
+    """File of the config, relative to the list's folder."""
+    data: str
+    """One of the study's data sets."""
+    settings: tuple[str, ...] = ()
+    """Overrides, such as `head.shared=false`."""
+    paper: str = ""
+    """What the paper reports."""
+    peer: str = ""
+    """What a peer's code gives on the same data."""
+
+
+class Study(Config):
+    """The list."""
+
+    metrics: tuple[str, ...]
+    """Columns of the table, by the names that the tasks give them."""
+    seeds: int = Field(3, gt=0)
+    """Runs of each line; the table has their means."""
+    data: dict[str, tuple[str, ...]]
+    """For each data set the arguments of `dist-rec prepare`; `{raw}` stands for the folder of the raw data."""
+    run: tuple[StudyRun, ...] = Field(min_length=1)
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Reads the list; raises UserError that names the file and the key."""
+        study = cls.parse(read_toml(path), f"{path}: ")
+        for run in study.run:
+            if run.data not in study.data:
+                raise UserError(f"{path}: run {run.name!r} is on data {run.data!r}; known: {', '.join(study.data)}")
+        return study
+
+    def carry_out(self, run: StudyRun, place: "Place", seeds: int) -> "Row":
+        """Prepares the data and trains, unless that is done."""
+        data = place.out / "data" / run.data
+        if not data.exists():
+            words = [word.format(raw=place.raw) for word in self.data[run.data]]
+            _python(*DIST_REC, "prepare", *words, "--out", str(data))
+        return Row(run, [_train(run, data, place, seed) for seed in range(seeds)], self.metrics)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a study is carried out."""
+
+    configs: Path
+    """Folder of the list."""
+    raw: Path
+    """Folder of the raw data sets."""
+    out: Path
+    """Folder of the prepared data and the runs."""
+    processes: int
+    """That train together, on this machine."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the table: the results of a run, one for each seed."""
+
+    run: StudyRun
+    results: list[dict[str, Any]]
+    metrics: tuple[str, ...]
+
+    @property
+    def scores(self) -> dict[str, list[float]]:
+        """Test scores by metric, one for each seed."""
+        tests = [result["test"] for result in self.results]
+        return {name: [test[name] for test in tests] for name in self.metrics if name in tests[0]}
+
+    @property
+    def rows_per_s(self) -> float:
+        """Mean training speed."""
+        return mean(result["train"]["rows_per_s"] for result in self.results)
+
+    @property
+    def parameters(self) -> int:
+        """Of the tables and the dense part together."""
+        return sum(self.results[0]["parameters"].values())
+
+    def summary(self) -> dict[str, Any]:
+        """For `--json`."""
+        return {
+            "name": self.run.name,
+            "parameters": self.parameters,
+            "test": {name: mean(values) for name, values in self.scores.items()},
+            "rows_per_s": self.rows_per_s,
+        }
+
+
+def _train(run: StudyRun, data: Path, place: Place, seed: int) -> dict[str, Any]:
+    folder = place.out / "runs" / f"{re.sub('[^a-z0-9]+', '_', run.name.lower()).strip('_')}-{seed}"
+    result, config = folder / "result.json", place.configs / run.config
+    settings = [f"data.path={data}", f"seed={seed}", *run.settings]
+    if folder.exists():
+        changes = RunConfig.parse(read_toml(config, settings)).changes(load_run(folder))
+        if changes:
+            raise UserError(f"{folder} was trained with other settings ({'; '.join(changes)}); remove it to train anew")
+    if not result.exists():
+        words = ["train", str(config), *settings, "--run-dir", str(folder), *(["--resume"] if folder.exists() else [])]
+        _python(*LAUNCH, str(place.processes), *DIST_REC, *words)
+    return json.loads(result.read_text())
+
+
+def _python(*words: str) -> None:
+    ended = subprocess.run([sys.executable, *words], stdout=subprocess.DEVNULL, check=False)
+    if ended.returncode:
+        raise UserError(f"`python {' '.join(words)}` ended with exit code {ended.returncode}; see above")

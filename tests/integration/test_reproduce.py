@@ -1,0 +1,56 @@
+"""`dist-rec reproduce`: a list of runs as a table; what is done is not done again."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.integration.conftest import CONFIG, DIST_REC, SMALL, Criteo, Ended, dist_rec, run
+
+LIST = """
+metrics = ["auc", "logloss"]
+seeds = 2
+
+[data]
+small = ["criteo", "--train", "{{raw}}/{train}", "--test", "{{raw}}/{test}"]
+
+[[run]]
+name = "DLRM, small"
+config = "{config}"
+data = "small"
+settings = {settings}
+paper = "AUC .79"
+"""
+
+
+@pytest.fixture
+def study(tmp_path: Path, criteo: Criteo) -> Path:
+    path = tmp_path / "small.toml"
+    first, second = criteo.part(0), criteo.part(1)
+    path.write_text(LIST.format(train=first.name, test=second.name, config=CONFIG, settings=list(SMALL)))
+    return path
+
+
+def reproduce(study: Path, criteo: Criteo, *words: str) -> Ended:
+    return dist_rec("reproduce", study, "--raw", criteo.raw, "--out", study.parent / "out", "--json", *words)
+
+
+def test_a_table_that_goes_on_where_it_stopped(study: Path, criteo: Criteo) -> None:
+    out = study.parent / "out"
+    reproduce(study, criteo, "--seeds", "1")
+    results = {path: path.stat().st_mtime_ns for path in out.glob("runs/*/result.json")}
+    assert len(results) == 1
+    both = reproduce(study, criteo)
+    assert len(list(out.glob("runs/*/result.json"))) == 2
+    assert all(path.stat().st_mtime_ns == when for path, when in results.items())
+    (row,) = both.json["runs"]
+    assert row["name"] == "DLRM, small" and 0.5 < row["test"]["auc"] < 1 and row["parameters"] > 1000
+    table = (out / "small.md").read_text()
+    assert "| DLRM, small | dlrm_criteo |" in table and "| AUC .79 |" in table and table in both.out
+
+
+def test_other_settings_are_not_taken_for_the_same(study: Path, criteo: Criteo) -> None:
+    reproduce(study, criteo, "--seeds", "1")
+    study.write_text(study.read_text().replace("optimizer.lr=0.01", "optimizer.lr=0.02"))
+    command = (*DIST_REC, "reproduce", study, "--raw", criteo.raw, "--out", study.parent / "out")
+    assert "optimizer.lr: 0.01 → 0.02" in run(*command, code=2).err
+    assert "no run of" in run(*command, "--only", "FM", code=2).err
