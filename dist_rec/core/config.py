@@ -7,7 +7,7 @@ differs. Everything a file can get wrong ends in one line that names the key.
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
@@ -87,12 +87,16 @@ def _tuples(value: Any) -> Any:
 
 
 def _one_line(model: type[BaseModel], error: ErrorDetails, where: str) -> str:
-    location = [str(part) for part in error["loc"]]
+    location, siblings = _locate(model, [str(part) for part in error["loc"]])
     key = where + ".".join(location)
     if error["type"] == "extra_forbidden":
-        return f"unknown key {key!r}; known: {', '.join(sorted(_fields_at(model, location[:-1])))}"
+        return f"unknown key {key!r}; known: {', '.join(sorted(siblings))}"
     if error["type"] == "missing":
         return f"missing key {key!r}"
+    if error["type"] == "union_tag_not_found":
+        return f"missing key '{key}.name'"
+    if error["type"] == "union_tag_invalid":
+        return f"{key}.name = {error['ctx']['tag']!r}: known: {error['ctx']['expected_tags']}"
     message = error["msg"].removeprefix("Value error, ")
     if not key:
         return message
@@ -100,10 +104,27 @@ def _one_line(model: type[BaseModel], error: ErrorDetails, where: str) -> str:
     return f"{key} = {shown[:60]}: {message[0].lower()}{message[1:]}"
 
 
-def _fields_at(model: type[BaseModel], location: Sequence[str]) -> list[str]:
-    for part in location:
-        annotation = model.model_fields[part].annotation
-        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
-            return []
-        model = annotation
-    return list(model.model_fields)
+def _locate(model: Any, parts: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The keys on the way to an error, without the tags of unions that pydantic adds, and those beside the last one."""
+    keys: list[str] = []
+    siblings: list[str] = []
+    for part in parts:
+        siblings = []
+        if isinstance(model, type) and issubclass(model, BaseModel):
+            siblings = list(model.model_fields)
+            field = model.model_fields.get(part)
+            model = field.annotation if field else None
+        elif get_origin(model) is dict:
+            model = get_args(model)[1]
+        elif tagged := [option for option in get_args(model) if _tag(option) == part]:
+            (model,) = tagged
+            continue
+        else:
+            model = None
+        keys.append(part)
+    return keys, siblings
+
+
+def _tag(option: Any) -> str | None:
+    name = getattr(option, "model_fields", {}).get("name")
+    return name and name.default

@@ -1,16 +1,30 @@
 """Click-through rate: does the user click? Labels are 0 or 1, scores are logits."""
 
+from typing import Literal
+
+import torch
 from torch import Tensor
 from torch.nn import functional
 
+from dist_rec.core import config
+from dist_rec.tasks import task
 from dist_rec.tasks.metrics import ClickMetrics
 
-BEST = ("auc", max)
 
+class Click(task.Task):
+    """Log loss; the best model has the largest AUC."""
 
-def loss_sum(scores: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
-    """Weighted sum of the log losses (binary cross-entropy) of B rows; all arguments are [B]."""
-    return functional.binary_cross_entropy_with_logits(scores, labels, weights, reduction="sum")
+    class Config(config.Config):
+        """Has no settings."""
 
+        name: Literal["click"] = "click"
 
-Metrics = ClickMetrics
+    best = ("auc", max)
+
+    def loss_sum(self, scores_B: Tensor, labels_B: Tensor, weights_B: Tensor) -> Tensor:
+        """Weighted sum of the log losses (binary cross-entropy), []."""
+        return functional.binary_cross_entropy_with_logits(scores_B, labels_B, weights_B, reduction="sum")
+
+    def metrics(self, device: torch.device) -> ClickMetrics:
+        """AUC, log loss, normalised entropy and calibration."""
+        return ClickMetrics(device)

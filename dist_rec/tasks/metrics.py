@@ -82,15 +82,19 @@ class RatingMetrics:
 
     Args:
         device: of the tensors, on every process, also on one that has no rows.
+        limits: smallest and largest rating; scores outside count as these.
     """
 
-    def __init__(self, device: torch.device | str) -> None:
+    def __init__(self, device: torch.device | str, limits: tuple[float, float] | None = None) -> None:
+        self._limits = limits
         self._sums = torch.zeros(6, dtype=torch.float64, device=device)
 
     def update(self, scores_B: Tensor, labels_B: Tensor, weights_B: Tensor | None = None) -> None:
         """Adds the rows of a batch, of any length."""
         if weights_B is None:
             weights_B = torch.ones_like(labels_B)
+        if self._limits is not None:
+            scores_B = scores_B.clamp(*self._limits)
         self._sums += _rating_sums(scores_B.detach().double(), labels_B.double(), weights_B.double())
 
     def compute(self, group: dist.ProcessGroup | None = None) -> dict[str, float]:

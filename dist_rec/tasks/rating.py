@@ -1,16 +1,32 @@
 """Ratings: how much will the user like it? Labels are numbers, scores are in their unit."""
 
+from typing import Literal
+
+import torch
 from torch import Tensor
 from torch.nn import functional
 
+from dist_rec.core import config
+from dist_rec.tasks import task
 from dist_rec.tasks.metrics import RatingMetrics
 
-BEST = ("rmse", min)
 
+class Rating(task.Task):
+    """Squared loss; the best model has the smallest RMSE."""
 
-def loss_sum(scores: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
-    """Weighted sum of the squared errors of B rows; all arguments are [B]."""
-    return (weights * functional.mse_loss(scores, labels, reduction="none")).sum()
+    class Config(config.Config):
+        """The scale of the ratings."""
 
+        name: Literal["rating"] = "rating"
+        range: tuple[float, float] | None = None
+        """Smallest and largest rating: predictions outside count as these in the metrics, not in the loss."""
 
-Metrics = RatingMetrics
+    best = ("rmse", min)
+
+    def loss_sum(self, scores_B: Tensor, labels_B: Tensor, weights_B: Tensor) -> Tensor:
+        """Weighted sum of the squared errors, []."""
+        return (weights_B * functional.mse_loss(scores_B, labels_B, reduction="none")).sum()
+
+    def metrics(self, device: torch.device) -> RatingMetrics:
+        """RMSE and MAE."""
+        return RatingMetrics(device, self.config.range)

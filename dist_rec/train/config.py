@@ -9,8 +9,12 @@ from dist_rec.core.errors import UserError
 from dist_rec.core.head import find_head
 from dist_rec.data.loader import LoaderConfig
 from dist_rec.embedding.tables import EmbeddingConfig
+from dist_rec.tasks.click import Click
+from dist_rec.tasks.rating import Rating
+from dist_rec.tasks.task import Task
 from dist_rec.train.schedule import ScheduleConfig
 
+TASKS: tuple[type[Task], ...] = (Click, Rating)
 HOW_NOT_WHAT = (
     "data.path",
     "data.threads",
@@ -81,8 +85,8 @@ class RunConfig(Config):
 
     seed: int = Field(0, ge=0)
     """Of initial weights, order of rows and dropout."""
-    task: Literal["click", "rating"] = "click"
-    """What is predicted: clicks (log loss, AUC) or ratings (squared loss, RMSE)."""
+    task: Click.Config | Rating.Config = Field(Click.Config(), discriminator="name")
+    """What is predicted; its `name`, and its own keys."""
     data: LoaderConfig
     """Where the rows come from."""
     head: dict[str, Any]
@@ -105,6 +109,10 @@ class RunConfig(Config):
         if not isinstance(name, str):
             raise UserError("missing key 'head.name'; `dist-rec heads` lists the heads")
         return find_head(name).Config.parse(values, "head.")
+
+    def build_task(self) -> Task:
+        """What is predicted."""
+        return next(task for task in TASKS if isinstance(self.task, task.Config))(self.task)
 
     def changes(self, other: "RunConfig") -> list[str]:
         """Keys that differ from another config and matter for the result, as `key: theirs → ours`."""

@@ -1,28 +1,27 @@
 """Exact metrics of a model on a split, over all processes."""
 
-from types import ModuleType
-
 import torch
 from torch import nn
 
 from dist_rec.core.process import Process
 from dist_rec.data.loader import Loader
+from dist_rec.tasks.task import Task
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, loader: Loader, task: ModuleType, process: Process) -> dict[str, float]:
+def evaluate(model: nn.Module, loader: Loader, task: Task, process: Process) -> dict[str, float]:
     """Scores every row of the loader's split once.
 
     Args:
         model: not attached to a pipeline; its mode (training or evaluation) is restored.
         loader: of this process.
-        task: see `task_module`.
+        task: what its scores are compared by.
         process: where the model is.
 
     Returns:
         The task's metrics over the rows of all processes.
     """
-    metrics = task.Metrics(process.device)
+    metrics = task.metrics(process.device)
     was_training = model.training
     model.eval()
     for batch in loader.batches(0, loader.steps_per_epoch):

@@ -1,8 +1,6 @@
 """The whole model of a run: embeddings, head and loss, sharded over the processes."""
 
-import importlib
 from functools import partial
-from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
@@ -20,12 +18,8 @@ from dist_rec.embedding.layer import EmbeddingLayer
 from dist_rec.embedding.row_optimizer import RowOptimizer
 from dist_rec.embedding.sharding import Cluster, optimizer_class, shard, table_name
 from dist_rec.embedding.tables import EmbeddingTable, embedding_tables
+from dist_rec.tasks.task import Task
 from dist_rec.train.config import OptimizerConfig, RunConfig, TrainConfig
-
-
-def task_module(name: str) -> ModuleType:
-    """A task is a module with `loss_sum`, `Metrics` and `BEST`; name = file."""
-    return importlib.import_module(f"dist_rec.tasks.{name}")
 
 
 class Output(NamedTuple):
@@ -42,10 +36,10 @@ class Output(NamedTuple):
 class Objective(nn.Module):
     """Head and loss, in mixed precision."""
 
-    def __init__(self, head: Head, task: ModuleType, config: TrainConfig, device: torch.device) -> None:
+    def __init__(self, head: Head, task: Task, config: TrainConfig, device: torch.device) -> None:
         super().__init__()
         self.head = head
-        self._loss_sum = task.loss_sum
+        self._task = task
         self._device_type, self._bf16 = device.type, config.precision == "bf16"
 
     def forward(self, inputs: Inputs, labels: Tensor, weights: Tensor, scale: Tensor) -> tuple[Tensor, Output]:
@@ -53,7 +47,7 @@ class Objective(nn.Module):
         with torch.autocast(self._device_type, torch.bfloat16, enabled=self._bf16):
             scores = self.head(inputs)
         scores = scores.float()
-        loss = self._loss_sum(scores, labels, weights) * scale
+        loss = self._task.loss_sum(scores, labels, weights) * scale
         return loss, Output(loss.detach(), scores.detach(), labels, weights)
 
 
@@ -83,7 +77,7 @@ def build_model(config: RunConfig, manifest: Manifest, process: Process) -> Dist
     tables: tuple[EmbeddingTable, ...] = embedding_tables(lookups, manifest, config.embedding)
     torch.manual_seed(config.seed)
     head = head_class(head_config, manifest).to(process.device)
-    objective = Objective(head, task_module(config.task), config.train, process.device)
+    objective = Objective(head, config.build_task(), config.train, process.device)
     model = Recommender(EmbeddingLayer(lookups, tables), objective)
     cluster = Cluster(process.world, process.local_world, process.device)
     return shard(model, model.embeddings, tables, cluster, config.seed)

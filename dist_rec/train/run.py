@@ -10,7 +10,7 @@ from dist_rec.data.shards import Dataset
 from dist_rec.train.checkpoint import Checkpoints
 from dist_rec.train.config import RunConfig
 from dist_rec.train.evaluator import evaluate
-from dist_rec.train.model import build_model, features_of, task_module
+from dist_rec.train.model import build_model, features_of
 
 
 def check_fits(trained: Dataset, other: Dataset) -> None:
@@ -68,4 +68,4 @@ def score_split(run: Path, data: Path | None, split: str, checkpoint: str, proce
         world=process.world,
         shuffle=False,
     )
-    return evaluate(model, loader, task_module(config.task), process)
+    return evaluate(model, loader, config.build_task(), process)

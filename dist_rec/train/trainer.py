@@ -26,7 +26,7 @@ from dist_rec.train.checkpoint import Checkpoints
 from dist_rec.train.config import RunConfig
 from dist_rec.train.evaluator import evaluate
 from dist_rec.train.interruption import Interruption
-from dist_rec.train.model import build_model, build_optimizer, count_parameters, features_of, task_module
+from dist_rec.train.model import build_model, build_optimizer, count_parameters, features_of
 from dist_rec.train.pipeline import make_pipeline
 from dist_rec.train.reporter import Reporter
 from dist_rec.train.schedule import Schedule
@@ -58,7 +58,7 @@ class Trainer:
         self.config, self.process, self.folder = config, process, folder
         self.dataset = Dataset(config.data.path)
         self.features = features_of(config, self.dataset.manifest)
-        self.task = task_module(config.task)
+        self.task = config.build_task()
         self.train_loader = self._loader("train")
         self.steps = config.train.steps or config.train.epochs * self.train_loader.steps_per_epoch
         self.parameters = count_parameters(config, self.dataset.manifest)
@@ -184,7 +184,7 @@ class Trainer:
             return
         scores = self._score("valid")
         report.log("valid", progress.step, **scores)
-        name, better = self.task.BEST
+        name, better = self.task.best
         score = scores[name]
         if progress.best_score is None or better(score, progress.best_score) != progress.best_score:
             progress.best_step, progress.best_score, progress.evaluations_since_best = progress.step, score, 0

@@ -1,0 +1,35 @@
+"""Whatever a config can get wrong ends in one line that names the key."""
+
+from typing import Any
+
+import pytest
+
+from dist_rec.core.errors import UserError
+from dist_rec.tasks.rating import Rating
+from dist_rec.train.config import RunConfig
+
+LEAST: dict[str, Any] = {"data": {"path": "nowhere"}, "head": {"name": "lr"}}
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"trian": {}}, "unknown key 'trian'; known: .*train"),
+        ({"train": {"btch": 2}}, "unknown key 'train.btch'; known: batch, device"),
+        ({"train": {"batch": 0}}, "train.batch = 0: input should be greater than 0"),
+        ({"train": {"batch": "2"}}, "train.batch = '2': input should be a valid integer"),
+        ({"embedding": {"lookups": {"wide": {"rate": 1.0}}}}, r"'embedding.lookups.wide.rate'; known: .* lr, "),
+        ({"task": {"name": "guess"}}, "task.name = 'guess': known: 'click', 'rating'"),
+        ({"task": {"name": "rating", "rnage": (1.0, 5.0)}}, "unknown key 'task.rnage'; known: name, range"),
+        ({"task": {"range": (1.0, 5.0)}}, "missing key 'task.name'"),
+        ({"data": {"window": 8}}, "missing key 'data.path'"),
+    ],
+)
+def test_the_key_is_named(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        RunConfig.parse({**LEAST, **values})
+
+
+def test_lists_become_tuples() -> None:
+    parsed = RunConfig.parse({**LEAST, "task": {"name": "rating", "range": [1.0, 5.0]}})
+    assert parsed.task == Rating.Config(range=(1.0, 5.0)) and isinstance(parsed.build_task(), Rating)
