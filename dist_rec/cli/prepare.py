@@ -7,27 +7,33 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from dist_rec.data.prepare.criteo import Prepared
+    from dist_rec.data.prepare.prepared import Prepared
 
 prepare = typer.Typer(help="Turn raw files into a folder of shards that describes itself.", no_args_is_help=True)
+
+Out = Annotated[Path, typer.Option(help="The folder to make.", show_default=False)]
+Train = Annotated[list[str] | None, typer.Option(help="Training files. Repeatable, as the next two.")]
+Valid = Annotated[list[str] | None, typer.Option(help="Validation files.")]
+Test = Annotated[list[str] | None, typer.Option(help="Test files.")]
+FittedFrom = Annotated[Path | None, typer.Option(help="Apply what was fitted for this prepared folder.")]
+WorkerCount = Annotated[int | None, typer.Option(min=1, help="Processes; as many as help if not given.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")]
 
 
 @prepare.command(no_args_is_help=True)
 def criteo(
-    out: Annotated[Path, typer.Option(help="The folder to make.", show_default=False)],
-    train: Annotated[list[str] | None, typer.Option(help="Training files. Repeatable, as the next two.")] = None,
-    valid: Annotated[list[str] | None, typer.Option(help="Validation files.")] = None,
-    test: Annotated[list[str] | None, typer.Option(help="Test files.")] = None,
+    out: Out,
+    train: Train = None,
+    valid: Valid = None,
+    test: Test = None,
     min_count: Annotated[
         int | None,
         typer.Option(help="Values seen less often in the training files are unknown, row 0. 2 if not given."),
     ] = None,
     buckets: Annotated[int | None, typer.Option(help="Hash the values to this many rows instead.")] = None,
-    fitted_from: Annotated[
-        Path | None, typer.Option(help="Apply the vocabularies or the hashing of this prepared folder.")
-    ] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Processes; one for each processor if not given.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")] = False,
+    fitted_from: FittedFrom = None,
+    workers: WorkerCount = None,
+    as_json: AsJson = False,
 ) -> None:
     """Prepare Criteo's click logs, Kaggle or Terabyte: a label, 13 integers, 26 hexadecimal categories a line.
 
@@ -50,17 +56,144 @@ def criteo(
         preload("dist_rec.data.prepare.criteo")
     from dist_rec.data.prepare.criteo import prepare as prepare_criteo
 
-    patterns = {"train": train or [], "valid": valid or [], "test": test or []}
-    prepared = prepare_criteo(patterns, out, min_count, buckets, fitted_from, workers)
-    _print(prepared, out)
-    if as_json:
-        typer.echo(json.dumps({"out": str(out), **prepared.summary()}))
+    _print(prepare_criteo(_patterns(train, valid, test), out, min_count, buckets, fitted_from, workers), out, as_json)
 
 
-def _print(prepared: "Prepared", out: Path) -> None:
+@prepare.command(no_args_is_help=True)
+def table(
+    out: Out,
+    schema: Annotated[Path | None, typer.Argument(help="What the columns mean.", metavar="SCHEMA.toml")] = None,
+    train: Train = None,
+    valid: Valid = None,
+    test: Test = None,
+    fitted_from: FittedFrom = None,
+    workers: WorkerCount = None,
+    as_json: AsJson = False,
+) -> None:
+    """Prepare any table: CSV, plain or gzipped, or Parquet, by a schema that says what its columns mean.
+
+        dist-rec prepare table movies.toml --train 'raw/2024-*.csv.gz' --test raw/2025-01.csv.gz --out data
+
+    A feature reads the column of its own name, unless `column` names another. The schema, movies.toml:
+
+        \\[source]                  # format, separator, header, names, comment
+        missing = ["", "?"]
+        \\[label]
+        column = "watched"
+        positive = ["yes"]        # without it: a number, such as a rating
+        \\[dense.age]
+        transform = "quantile"    # or log1p, standardise, identity
+        \\[categorical.user]
+        min_count = 2             # a vocabulary of the training rows
+        \\[categorical.city]
+        buckets = 1000            # hashed
+        \\[categorical.age_group]
+        column = "age"
+        boundaries = [18, 25, 30] # a number in intervals
+        \\[bag.genres]              # several ids; "sequence" keeps their order
+        separator = "|"
+        \\[cross.user_x_city]       # a combination as one id
+        of = ["user", "city"]
+        buckets = 100000
+        \\[valid]                   # where there is no --valid
+        share = 0.1               # of the training rows
+
+    Row 0 of every table is for missing and unknown values. A whole example: configs/data/adult.toml. Later files are
+    prepared with the quantiles, means and vocabularies of earlier ones:
+
+        dist-rec prepare table --fitted-from data --test raw/2025-02.csv.gz --out later
+    """
+    from dist_rec.data.prepare.table import prepare as prepare_table
+    from dist_rec.data.prepare.table_schema import TableSchema
+
+    parsed = None if schema is None else TableSchema.read(schema)
+    _print(prepare_table(parsed, _patterns(train, valid, test), out, fitted_from, workers), out, as_json)
+
+
+def _patterns(train: list[str] | None, valid: list[str] | None, test: list[str] | None) -> dict[str, list[str]]:
+    return {"train": train or [], "valid": valid or [], "test": test or []}
+
+
+def _print(prepared: "Prepared", out: Path, as_json: bool) -> None:
     summary = prepared.summary()
     for name, split in summary["splits"].items():
-        typer.echo(f"{name:<5} {split['rows']:>13,} rows, {split['click_rate']:.2%} clicks")
+        clicks = f", {split['click_rate']:.2%} clicks" if "click_rate" in split else ""
+        typer.echo(f"{name:<5} {split['rows']:>13,} rows{clicks}")
     tables = prepared.manifest.tables
     typer.echo(f"{len(tables)} tables with {summary['table_rows']:,} rows in all")
+    for warning in prepared.warnings:
+        typer.echo(f"warning: {warning}", err=True)
     typer.echo(f"{out}: {summary['rows']:,} rows in {summary['seconds']:.1f} s, {summary['rows_per_s']:,} rows/s")
+    if as_json:
+        typer.echo(json.dumps({"out": str(out), **summary}))
+
+
+@prepare.command(no_args_is_help=True)
+def ratings(
+    files: Annotated[list[str], typer.Argument(help="Rating files, plain or gzipped, or quoted patterns.")],
+    out: Annotated[Path, typer.Option(help="The folder to make.", show_default=False)],
+    split: Annotated[str, typer.Option(help="leave-one-out, random, chronological or held-out-users.")],
+    layout: Annotated[str, typer.Option(help="A row is: interactions, users or items.")] = "interactions",
+    implicit: Annotated[bool, typer.Option("--implicit", help="Every rating is a 1.")] = False,
+    min_rating: Annotated[float | None, typer.Option(help="Leave out ratings below.")] = None,
+    min_interactions: Annotated[int, typer.Option(min=1, help="Leave out users with fewer ratings.")] = 1,
+    bounds: Annotated[
+        tuple[float, float] | None, typer.Option("--range", help="Lowest and highest rating that may occur.")
+    ] = None,
+    separator: Annotated[str | None, typer.Option(help="Between fields; found in the first line if not given.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Of everything random; 0 if not given.")] = None,
+    test_share: Annotated[float | None, typer.Option(help="random, chronological: of the ratings.")] = None,
+    valid_share: Annotated[
+        float | None, typer.Option(help="random, chronological: of what the test leaves; 0.1 if not given.")
+    ] = None,
+    test: Annotated[list[str] | None, typer.Option(help="leave-one-out: files of the test ratings.")] = None,
+    negatives: Annotated[str | None, typer.Option(help="leave-one-out: file of the test candidates.")] = None,
+    draw: Annotated[int | None, typer.Option(help="leave-one-out: candidates to draw for each user instead.")] = None,
+    by: Annotated[str | None, typer.Option(help="leave-one-out: draw by uniform (the default) or popularity.")] = None,
+    valid_users: Annotated[int | None, typer.Option(help="held-out-users: users of validation.")] = None,
+    test_users: Annotated[int | None, typer.Option(help="held-out-users: users of the test.")] = None,
+    fold_in: Annotated[
+        float | None, typer.Option(help="held-out-users: share of their ratings that is shown; 0.8 if not given.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")] = False,
+) -> None:
+    """Prepare ratings: `user item rating [timestamp]` a line, separated by tab, comma, '::', ';' or space.
+
+    With or without a header; ids are any text. Each split has a protocol's name, and its own options:
+
+        dist-rec prepare ratings train.rating --test test.rating --split leave-one-out \\
+            --negatives test.negative --implicit --out data/loo
+
+        dist-rec prepare ratings ratings.dat --split random --test-share 0.1 --layout items --out data/items
+
+        dist-rec prepare ratings ratings.csv --split held-out-users --valid-users 600 --test-users 600 \\
+            --min-rating 4 --min-interactions 5 --implicit --layout users --out data/users
+
+    Users and items become rows by descending count in training (`vocabulary/*.txt` keeps the ids); row 0 is for those
+    that training never saw, and such validation and test ratings are kept. Of several ratings of an item by a user the
+    newest counts. Ratings are held in memory, 20 bytes each and several times that while they are sorted.
+    """
+    from dist_rec.data.prepare.ratings import Options
+    from dist_rec.data.prepare.ratings import prepare as prepare_ratings
+    from dist_rec.data.prepare.ratings_split import splitter
+
+    settings = {
+        "test_share": test_share, "valid_share": valid_share, "negatives": negatives, "draw": draw, "by": by,
+        "valid_users": valid_users, "test_users": test_users, "fold_in": fold_in, "seed": seed,
+    }  # fmt: skip
+    options = Options.parse(
+        {
+            "layout": layout,
+            "implicit": implicit,
+            "min_rating": min_rating,
+            "min_interactions": min_interactions,
+        },
+        "--",
+    )
+    prepared = prepare_ratings(files, out, splitter(split, settings), options, test or [], separator, bounds)
+    summary = prepared.summary()
+    for name, of_split in summary["splits"].items():
+        typer.echo(f"{name:<5} {of_split['rows']:>13,} rows, {of_split['ratings']:,} ratings")
+    typer.echo(f"{out}: {summary['users']:,} users, {summary['items']:,} items in {summary['seconds']:.1f} s")
+    if as_json:
+        typer.echo(json.dumps({"out": str(out), **summary}))

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -25,7 +25,8 @@ from dist_rec.core.config import Config
 from dist_rec.core.errors import UserError
 from dist_rec.core.schema import Column, Manifest, Shard, Split, Table
 from dist_rec.data.prepare.criteo_rows import CATEGORICAL, DENSE, Rows, read_rows
-from dist_rec.data.prepare.lines import Piece, cut, find_files
+from dist_rec.data.prepare.lines import Piece, cut
+from dist_rec.data.prepare.prepared import Prepared, copy_fit, find_splits
 from dist_rec.data.prepare.vocabulary import Run, Vocabulary, bucket, checksum, factorize, fit, pack
 from dist_rec.data.shards import Dataset, ShardWriter, arrow_schema, new_folder
 from dist_rec.data.workers import Report, Workers, available_cpus
@@ -191,30 +192,11 @@ def _write(folder: Path, shard: str, tables: Iterable[pa.Table]) -> Encoded:
 
 def vocabulary_path(folder: Path, table: str) -> Path:
     """Where a prepared folder keeps the vocabulary of a table: values in ascending order, and the row of each."""
-    return folder / "vocabulary" / f"{table}.npy"
+    return folder / _vocabulary(table)
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """What `prepare` did."""
-
-    manifest: Manifest
-    seconds: float
-
-    def summary(self) -> dict[str, Any]:
-        """For people and for `--json`."""
-        splits = {
-            name: {"rows": split.rows, "click_rate": round((split.positives or 0) / split.rows, 6)}
-            for name, split in self.manifest.splits.items()
-        }
-        rows = sum(split.rows for split in self.manifest.splits.values())
-        return {
-            "splits": splits,
-            "rows": rows,
-            "table_rows": sum(table.rows for table in self.manifest.tables.values()),
-            "seconds": round(self.seconds, 3),
-            "rows_per_s": round(rows / self.seconds),
-        }
+def _vocabulary(table: str) -> str:
+    return f"vocabulary/{table}.npy"
 
 
 def prepare(
@@ -239,12 +221,12 @@ def prepare(
         UserError: for options that contradict each other, and for every fault of the input.
     """
     began = time.perf_counter()
-    pieces = _find_pieces(patterns)
+    pieces = {split: [piece for file in files for piece in cut(file)] for split, files in find_splits(patterns).items()}
     transform = _transform(min_count, buckets, fitted_from, "train" in pieces)
     count = workers or min(available_cpus(), 1 + sum(map(_bytes, pieces.values())) // BYTES_A_WORKER)
     with new_folder(out) as folder, Workers(count, __name__) as pool:
         if fitted_from is not None:
-            transform = _copy_fit(fitted_from, transform, folder)
+            copy_fit(fitted_from, {_vocabulary(name): of for name, of in transform.vocabulary.items()}, folder)
         spooled: list[list[Spooled]] = []
         if transform.min_count is not None and fitted_from is None:
             spooled = _spool(pieces.pop("train"), folder, pool)
@@ -261,22 +243,6 @@ def prepare(
         )
         manifest.save(folder)
     return Prepared(manifest, time.perf_counter() - began)
-
-
-def _find_pieces(patterns: Mapping[str, Sequence[str]]) -> dict[str, list[Piece]]:
-    pieces: dict[str, list[Piece]] = {}
-    owner: dict[Path, str] = {}
-    for split, of_split in patterns.items():
-        files = find_files(of_split, f"--{split}")
-        for file in files:
-            first = owner.setdefault(Path(file).resolve(), split)
-            if first != split:
-                raise UserError(f"{file} is in both --{first} and --{split}")
-        if files:
-            pieces[split] = [piece for file in files for piece in cut(file)]
-    if not pieces:
-        raise UserError("no input; name files with --train, --valid or --test")
-    return pieces
 
 
 def _transform(min_count: int | None, buckets: int | None, fitted_from: Path | None, has_train: bool) -> Transform:
@@ -303,16 +269,6 @@ def _fitted_transform(fitted_from: Path) -> Transform:
     if values.get("source") != "criteo":
         raise UserError(f"--fitted-from {fitted_from} was not prepared by `dist-rec prepare criteo`")
     return Transform.parse(values, f"{fitted_from}/manifest.json: transform.")
-
-
-def _copy_fit(fitted_from: Path, transform: Transform, folder: Path) -> Transform:
-    for name, expected in transform.vocabulary.items():
-        source, copy = vocabulary_path(fitted_from, name), vocabulary_path(folder, name)
-        if not source.exists() or checksum(source) != expected:
-            raise UserError(f"{source} is missing or damaged; prepare {fitted_from} again")
-        copy.parent.mkdir(exist_ok=True)
-        shutil.copyfile(source, copy)
-    return transform
 
 
 def _spool(pieces: list[Piece], folder: Path, pool: Workers) -> list[list[Spooled]]:

@@ -1,0 +1,228 @@
+"""What is learnt from the training rows of a table: quantiles, means and vocabularies.
+
+Every file gives statistics, which are merged in the order of the files: the result does not depend on the number of
+processes. Memory grows with the distinct values of vocabularies alone; quantiles are exact up to `SAMPLE_ROWS` rows of
+a file set and beyond that those of so many rows, chosen by their place in the files.
+
+Shapes: N rows of a chunk, K values of a sample.
+"""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from dist_rec.core.config import Config
+from dist_rec.data.prepare.table_schema import Categorical, Cross, Dense, IdColumn, TableSchema, Valid, table_of
+from dist_rec.data.prepare.table_source import Chunk, read_chunks
+from dist_rec.data.prepare.table_tokens import labels_of, tokens_of
+from dist_rec.data.prepare.vocabulary import checksum
+from dist_rec.data.workers import Report
+
+SAMPLE_ROWS = 1 << 18
+WAITING_VALUES = 1 << 20
+"""Counted values of chunks that wait to be added up."""
+
+
+class Transform(Config):
+    """How rows became numbers and ids: `transform` of the manifest."""
+
+    source: Literal["table"] = "table"
+    features: TableSchema
+    numbers: dict[str, tuple[float, ...]] = {}
+    """Of every number that is fitted: the boundaries of its quantiles, or its mean and deviation."""
+    vocabulary: dict[str, str] = {}
+    """Checksum of every `vocabulary/<table>.parquet`: the value of row i + 1 in row i, and its count."""
+
+
+def vocabulary_file(table: str) -> str:
+    """Where a prepared folder keeps the vocabulary of a table."""
+    return f"vocabulary/{table}.parquet"
+
+
+@dataclass
+class NumberFit:
+    """Moments of a number, and a sample of its values: those with the smallest random keys."""
+
+    count: int = 0
+    mean: float = 0.0
+    squares: float = 0.0
+    """Sum of the squared differences from the mean."""
+    key_K: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
+    value_K: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
+
+    @classmethod
+    def of(cls, value_N: NDArray[np.float64], key_N: NDArray[np.float64]) -> "NumberFit":
+        """That of some rows, with a random key for each."""
+        if not value_N.size:
+            return cls()
+        mean = float(value_N.mean())
+        return cls(value_N.size, mean, float(np.square(value_N - mean).sum()), key_N, value_N)
+
+    def __add__(self, other: "NumberFit") -> "NumberFit":
+        if not self.count or not other.count:
+            return self if self.count else other
+        count, difference = self.count + other.count, other.mean - self.mean
+        mean = self.mean + difference * other.count / count
+        squares = self.squares + other.squares + difference**2 * self.count * other.count / count
+        key_K = np.concatenate((self.key_K, other.key_K))
+        value_K = np.concatenate((self.value_K, other.value_K))
+        if key_K.size > SAMPLE_ROWS:
+            smallest = np.argpartition(key_K, SAMPLE_ROWS)[:SAMPLE_ROWS]
+            key_K, value_K = key_K[smallest], value_K[smallest]
+        return NumberFit(count, mean, squares, key_K, value_K)
+
+    def parameters(self, dense: Dense) -> tuple[float, ...]:
+        """What the transform needs (`Transform.numbers`)."""
+        if dense.transform == "standardise":
+            deviation = (self.squares / self.count) ** 0.5 if self.count else 0.0
+            return self.mean, deviation or 1.0
+        if not self.count:
+            return ()
+        share = np.arange(1, dense.quantiles) / dense.quantiles
+        return tuple(np.quantile(self.value_K, share, method="inverted_cdf").tolist())
+
+
+class ValueCounts:
+    """How often each value of a table occurs."""
+
+    def __init__(self) -> None:
+        self._parts = [pa.table({"value": pa.array([], pa.string()), "count": pa.array([], pa.int64())})]
+
+    def add(self, text: pa.StringArray) -> None:
+        """Counts tokens; null ones have no part in it."""
+        counts = text.drop_null().value_counts()
+        self._append(pa.table({"value": counts.field("values"), "count": counts.field("counts")}))
+
+    def merge(self, other: "ValueCounts") -> None:
+        """Adds the counts of other rows."""
+        self._append(other.total())
+
+    def _append(self, part: pa.Table) -> None:
+        self._parts.append(part)
+        if sum(part.num_rows for part in self._parts[1:]) > max(WAITING_VALUES, self._parts[0].num_rows):
+            self.total()
+
+    def total(self) -> pa.Table:
+        """Columns value and count."""
+        if len(self._parts) > 1:
+            summed = pa.concat_tables(self._parts).group_by("value").aggregate([("count", "sum")])
+            self._parts = [summed.rename_columns(["value", "count"])]
+        return self._parts[0]
+
+    def save(self, path: Path, min_count: int) -> None:
+        """Writes the values seen at least `min_count` times, by descending count, then by value."""
+        total = self.total()
+        frequent = total.filter(pc.greater_equal(total["count"], min_count))
+        pq.write_table(frequent.sort_by([("count", "descending"), ("value", "ascending")]), path)
+
+
+@dataclass
+class Statistics:
+    """Of training rows."""
+
+    rows: int = 0
+    lowest_label: float = np.inf
+    highest_label: float = -np.inf
+    present: Counter[str] = field(default_factory=Counter)
+    """Rows (or tokens of a bag or sequence) in which a feature has a value."""
+    numbers: dict[str, NumberFit] = field(default_factory=dict)
+    tables: dict[str, ValueCounts] = field(default_factory=dict)
+
+    def add(self, chunk: Chunk, schema: TableSchema, key_N: NDArray[np.float64]) -> None:
+        """Counts the rows of a chunk, with a random key for each."""
+        label_N = labels_of(chunk, schema.label)
+        self._add_labels(label_N.size, label_N.min(initial=np.inf), label_N.max(initial=-np.inf))
+        for name, dense in schema.dense.items():
+            number_N = chunk.numbers(dense.column or name)
+            present = ~np.isnan(number_N)
+            self.present[name] += int(present.sum())
+            if dense.transform in ("quantile", "standardise"):
+                fitted = NumberFit.of(number_N[present], key_N[present])
+                self.numbers[name] = self.numbers.get(name, NumberFit()) + fitted
+        for name, _, feature in schema.ids:
+            text, _ = tokens_of(chunk, schema, name, feature)
+            self.present[name] += len(text) - text.null_count
+            if has_vocabulary(feature):
+                self.tables.setdefault(table_of(name, feature), ValueCounts()).add(text)
+
+    def merge(self, other: "Statistics") -> None:
+        """Adds those of other rows."""
+        self._add_labels(other.rows, other.lowest_label, other.highest_label)
+        self.present.update(other.present)
+        for name, number in other.numbers.items():
+            self.numbers[name] = self.numbers.get(name, NumberFit()) + number
+        for table, counts in other.tables.items():
+            self.tables.setdefault(table, ValueCounts()).merge(counts)
+
+    def _add_labels(self, rows: int, lowest: float, highest: float) -> None:
+        self.rows += rows
+        self.lowest_label = min(self.lowest_label, float(lowest))
+        self.highest_label = max(self.highest_label, float(highest))
+
+    def fit(self, schema: TableSchema, folder: Path) -> Transform:
+        """Writes the vocabularies and returns the rest."""
+        numbers = {name: number.parameters(schema.dense[name]) for name, number in self.numbers.items()}
+        checksums = {}
+        for name, _, feature in schema.ids:
+            table = table_of(name, feature)
+            if has_vocabulary(feature) and table not in checksums:
+                path = folder / vocabulary_file(table)
+                path.parent.mkdir(exist_ok=True)
+                self.tables[table].save(path, feature.min_count or 1)
+                checksums[table] = checksum(path)
+        return Transform(features=schema, numbers=numbers, vocabulary=checksums)
+
+    def warnings(self, schema: TableSchema) -> list[str]:
+        """What is odd about the training rows."""
+        found = [f"{name} is missing in every training row" for name, count in self.present.items() if not count]
+        if self.lowest_label == self.highest_label:
+            found.append(f"the label {schema.label.column} is {self.lowest_label:g} in every training row")
+        return found
+
+
+def has_vocabulary(feature: IdColumn | Cross) -> bool:
+    """Whether the rows of a feature's table are learnt."""
+    return not feature.buckets and not (isinstance(feature, Categorical) and feature.boundaries)
+
+
+@dataclass(frozen=True)
+class FitFile:
+    """Counts the training rows of a file."""
+
+    path: str
+    index: int
+    """Among the training files."""
+    schema: TableSchema
+    held_out: Valid | None
+    """Rows that are left out, for validation."""
+
+    def run(self, report: Report) -> Statistics:
+        """The statistics."""
+        statistics, keys = Statistics(), np.random.Generator(np.random.PCG64((1, self.index)))
+        held_out = HeldOut(self.held_out, self.index) if self.held_out else None
+        for chunk in read_chunks(self.path, self.schema.source, self.schema.source_columns, report):
+            key_N = keys.random(chunk.rows)
+            if held_out:
+                kept_N = ~held_out.next(chunk.rows)
+                chunk, key_N = chunk.filter(kept_N), key_N[kept_N]
+            statistics.add(chunk, self.schema, key_N)
+        return statistics
+
+
+class HeldOut:
+    """Which rows of a training file are for validation: a pure function of seed, file and row."""
+
+    def __init__(self, valid: Valid, file: int) -> None:
+        self._share = valid.share
+        self._random = np.random.Generator(np.random.PCG64((2, valid.seed, file)))
+
+    def next(self, rows: int) -> NDArray[np.bool_]:
+        """Of the next rows."""
+        return self._random.random(rows) < self._share

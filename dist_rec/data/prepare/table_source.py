@@ -1,0 +1,273 @@
+"""Rows of CSV or Parquet files in chunks of columns, with the place of every row for messages.
+
+Shapes: N rows of a chunk.
+"""
+
+import io
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv as csv
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from dist_rec.core.errors import UserError
+from dist_rec.data.prepare.lines import Piece, read_lines
+from dist_rec.data.prepare.table_schema import Source
+from dist_rec.data.workers import Report
+
+PARQUET_ROWS = 1 << 15
+
+
+def _is_number(of: pa.DataType) -> bool:
+    is_number = pa.types.is_integer(of) or pa.types.is_floating(of) or pa.types.is_decimal(of)
+    return is_number or pa.types.is_boolean(of)
+
+
+def _is_text(of: pa.DataType) -> bool:
+    return pa.types.is_string(of) or pa.types.is_large_string(of) or pa.types.is_string_view(of)
+
+
+def is_list(of: pa.DataType) -> bool:
+    """Whether a column holds several values a row."""
+    return pa.types.is_list(of) or pa.types.is_large_list(of) or pa.types.is_fixed_size_list(of)
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Columns of N rows of a file."""
+
+    path: str
+    columns: Mapping[str, pa.Array]
+    """As the file has them: text, for CSV."""
+    missing: pa.Array
+    """Text that stands for a missing value."""
+    where: Callable[[int], str]
+    """The place of a row, counted from 0 in this chunk."""
+
+    @property
+    def rows(self) -> int:
+        """N."""
+        return len(next(iter(self.columns.values())))
+
+    def filter(self, kept_N: NDArray[np.bool_]) -> "Chunk":
+        """Some of the rows."""
+        mask, rows = pa.array(kept_N), np.flatnonzero(kept_N)
+        columns = {name: column.filter(mask) for name, column in self.columns.items()}
+        return Chunk(self.path, columns, self.missing, lambda row: self.where(int(rows[row])))
+
+    def numbers(self, column: str) -> NDArray[np.float64]:
+        """A column of numbers, NaN where one is missing, (N,).
+
+        Raises:
+            UserError: naming the row of what is no finite number, or the type of a column that holds none.
+        """
+        values = self._plain(column)
+        if _is_text(values.type):
+            values = self._present(values)
+        elif not _is_number(values.type):
+            raise UserError(f"{self.path}: column {column!r} holds {values.type}, not numbers")
+        try:
+            number_N = values.cast(pa.float64()).fill_null(np.nan).to_numpy(zero_copy_only=False)
+        except pa.ArrowInvalid:
+            raise self._no_number(column, values, next(filter(_is_no_number, values.unique()))) from None
+        if np.isinf(number_N).any():
+            raise self._no_number(column, values, values[int(np.isinf(number_N).argmax())])
+        return number_N
+
+    def _no_number(self, column: str, values: pa.Array, value: pa.Scalar) -> UserError:
+        where = self.where(values.index(value).as_py())
+        return UserError(f"{where}: {column} is {str(value)[:40]!r}, which is no finite number")
+
+    def text(self, column: str) -> pa.StringArray:
+        """A column of values as text, null where one is missing, (N,).
+
+        Raises:
+            UserError: naming the type of a column that has no such values.
+        """
+        values = self._plain(column)
+        if is_list(values.type):
+            raise UserError(f"{self.path}: column {column!r} holds {values.type}; read it as a bag or a sequence")
+        return self._text(values, column)
+
+    def lists(self, column: str, separator: str) -> tuple[pa.StringArray, NDArray[np.int64]]:
+        """The values of all rows end to end, and how many each row has, (N,); missing and empty values are left out.
+
+        Args:
+            column: lists, or text to split.
+            separator: where text is split.
+
+        Raises:
+            UserError: if text has no separator to be split at, or lists have one.
+        """
+        values = self._plain(column)
+        if is_list(values.type) == bool(separator):
+            raise UserError(
+                f"{self.path}: column {column!r} holds {values.type}; a separator is for text, and text needs one"
+            )
+        if separator:
+            values = pc.split_pattern(self._text(values, column), separator)
+        length_N = pc.list_value_length(values).fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
+        text = self._text(values.flatten(), column)
+        present = pc.and_(text.is_valid(), pc.fill_null(pc.not_equal(text, ""), False))
+        row = np.repeat(np.arange(len(values)), length_N)[present.to_numpy(zero_copy_only=False)]
+        return text.filter(present), np.bincount(row, minlength=len(values))
+
+    def _plain(self, column: str) -> pa.Array:
+        values = self.columns[column]
+        return values.dictionary_decode() if pa.types.is_dictionary(values.type) else values
+
+    def _text(self, values: pa.Array, column: str) -> pa.StringArray:
+        if pa.types.is_floating(values.type):
+            values = pc.if_else(pc.is_nan(values), None, values)
+        if not _is_text(values.type) and not _is_number(values.type) and not pa.types.is_temporal(values.type):
+            raise UserError(f"{self.path}: column {column!r} holds {values.type}, which cannot be ids")
+        return self._present(values.cast(pa.string()))
+
+    def _present(self, text: pa.StringArray) -> pa.StringArray:
+        text = pc.utf8_trim_whitespace(text)
+        return pc.if_else(pc.is_in(text, self.missing), None, text)
+
+
+def _is_no_number(text: pa.Scalar) -> bool:
+    try:
+        text.cast(pa.float64())
+    except pa.ArrowInvalid:
+        return True
+    return False
+
+
+def read_chunks(path: str, source: Source, columns: Mapping[str, str], report: Report) -> Iterator[Chunk]:
+    """The rows of a file.
+
+    Args:
+        path: of the file.
+        source: how it is read.
+        columns: to read, and the section of the schema that wants each.
+        report: told bytes and rows.
+
+    Raises:
+        UserError: naming the file, and the line or the column that is wrong.
+    """
+    rows = 0
+    read = _read_csv if source.format == "csv" else _read_parquet
+    for chunk, size in read(path, source, columns):
+        yield chunk
+        rows += chunk.rows
+        report(size, chunk.rows)
+    if not rows:
+        raise UserError(f"{path} holds no rows")
+
+
+def _require(path: str, columns: Mapping[str, str], present: Collection[str]) -> None:
+    for column, section in columns.items():
+        if column not in present:
+            raise UserError(f"{path} has no column {column!r}, which [{section}] reads; it has {', '.join(present)}")
+
+
+def _read_parquet(path: str, source: Source, columns: Mapping[str, str]) -> Iterator[tuple[Chunk, int]]:
+    missing = pa.array(source.missing, pa.string())
+    try:
+        file = pq.ParquetFile(path)
+        _require(path, columns, file.schema_arrow.names)
+        rows, total = 0, max(file.metadata.num_rows, 1)
+        size = Path(path).stat().st_size
+        for batch in file.iter_batches(PARQUET_ROWS, columns=list(columns)):
+            arrays = dict(zip(batch.schema.names, batch.columns, strict=True))
+            yield Chunk(path, arrays, missing, partial(_row, path, rows)), size * batch.num_rows // total
+            rows += batch.num_rows
+    except (pa.ArrowInvalid, OSError) as error:
+        raise UserError(f"{path} is no readable Parquet file: {str(error).splitlines()[0]}") from None
+
+
+def _row(path: str, rows_before: int, row: int) -> str:
+    return f"{path}, row {rows_before + row + 1}"
+
+
+def _read_csv(path: str, source: Source, columns: Mapping[str, str]) -> Iterator[tuple[Chunk, int]]:
+    missing, names = pa.array(source.missing, pa.string()), list(source.names)
+    lines_before = 0
+    if names:
+        _require(path, columns, names)
+    for data, size in read_lines(Piece(path, 0, Path(path).stat().st_size), b""):
+        block = _Block(path, data, lines_before, source)
+        lines_before += data.count(b"\n")
+        if not names:
+            names = block.take_header()
+            _require(path, columns, names)
+        if block.lines:
+            table = block.parse(names, list(columns))
+            arrays = {name: table[name].combine_chunks() for name in columns}
+            yield Chunk(path, arrays, missing, block.where), size
+
+
+class _Block:
+    """Whole lines of a CSV file."""
+
+    def __init__(self, path: str, data: bytes, lines_before: int, source: Source) -> None:
+        self._path, self._data, self._lines_before, self._source = path, data, lines_before, source
+        self._skip = max(source.skip_lines - lines_before, 0)
+        self._headers = 0
+        self.lines = self._rows_of(data)
+
+    def _rows_of(self, data: bytes) -> bytes:
+        """The lines that are rows, or the header."""
+        for _ in range(self._skip):
+            data = data[data.find(b"\n") + 1 :] if b"\n" in data else b""
+        if self._source.comment:
+            data = re.sub(rb"(?m)^" + re.escape(self._source.comment.encode()) + rb".*\n", b"", data)
+        return data.lstrip(b"\n")
+
+    def take_header(self) -> list[str]:
+        """Takes the first line off, and returns its names."""
+        header, _, self.lines = self.lines.partition(b"\n")
+        self._headers = 1
+        names = self._read(header + b"\n", csv.ReadOptions(autogenerate_column_names=True), csv.ConvertOptions())
+        found = [str(column[0]).strip() for column in names.columns]
+        for name in found:
+            if found.count(name) > 1:
+                raise UserError(f"{self._path}: the header has the column {name!r} twice")
+        return found
+
+    def parse(self, names: list[str], columns: list[str]) -> pa.Table:
+        """Some of the columns, as text."""
+        types = {name: pa.string() for name in columns}
+        options = csv.ConvertOptions(column_types=types, include_columns=columns, strings_can_be_null=False)
+        return self._read(self.lines, csv.ReadOptions(column_names=names), options)
+
+    def _read(self, lines: bytes, read: csv.ReadOptions, convert: csv.ConvertOptions) -> pa.Table:
+        wrong: list[csv.InvalidRow] = []
+
+        def refuse(row: csv.InvalidRow) -> str:
+            wrong.append(row)
+            return "skip"
+
+        read.use_threads, read.block_size = False, len(lines) + 1
+        parse = csv.ParseOptions(delimiter=self._source.delimiter, invalid_row_handler=refuse)
+        try:
+            table = csv.read_csv(io.BytesIO(lines), read, parse, convert)
+        except pa.ArrowInvalid as error:
+            first = self._lines_before + 1
+            last = self._lines_before + self._data.count(b"\n")
+            raise UserError(f"{self._path}, lines {first} to {last}: {str(error).splitlines()[0]}") from None
+        if wrong:
+            row = wrong[0]
+            number = self._data.split(b"\n").index(row.text.splitlines()[0].encode()) + self._lines_before + 1
+            expected, found = row.expected_columns, row.actual_columns
+            raise UserError(
+                f"{self._path}, line {number} has {found} fields between {self._source.separator!r}, not {expected}"
+            )
+        return table
+
+    def where(self, row: int) -> str:
+        """The line of a row."""
+        comment = self._source.comment.encode()
+        lines = enumerate(self._data.split(b"\n"))
+        kept = [at for at, line in lines if at >= self._skip and line and not (comment and line.startswith(comment))]
+        return f"{self._path}, line {self._lines_before + kept[self._headers + row] + 1}"
