@@ -1,0 +1,131 @@
+"""Negative sampling: for each positive (user, item) some items that the user has not, as a pure function of the seed.
+
+Implicit feedback has positives alone; the items to contrast them with are drawn (He et al. 2017, section 3.1). A draw
+belongs to a stream of numbers for (seed, step, user, item): no state, and the same draws however a batch is cut.
+
+Shapes: B positives, N negatives of each, S seen pairs, I items, U users.
+"""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dist_rec.core.errors import UserError
+from dist_rec.data.shards import Dataset
+from dist_rec.data.splitmix import U64, stream, words
+
+SEEN = "seen.npy"
+"""In a prepared folder: the sorted pairs `user * items + item` of the training split, int64 [S]."""
+Ints = NDArray[Any]
+
+
+class Negatives:
+    """Draws items that a user has not seen; row 0 of the item table, which is no item, is never drawn.
+
+    Args:
+        seen_S: sorted distinct pairs `user * items + item`, int64; may be mapped from a file.
+        users: rows of the user table.
+        items: rows of the item table.
+        seed: of all draws.
+        by: every item alike, or in proportion to a power of how many users have seen it.
+        alpha: that power: 1 for the popularity itself; Mikolov et al. 2013 take 0.75 for words.
+    """
+
+    def __init__(
+        self,
+        seen_S: NDArray[np.int64],
+        users: int,
+        items: int,
+        seed: int,
+        by: Literal["uniform", "popularity"] = "uniform",
+        alpha: float = 1.0,
+    ) -> None:
+        self._seen_S, self._items, self._seed = seen_S, items, seed
+        self._starts_U = np.searchsorted(seen_S, np.arange(users + 1) * items)
+        self._free_U = items - 1 - np.diff(self._starts_U)
+        self._cumulative_I: NDArray[np.float64] | None = None
+        if by == "popularity":
+            count_I = np.bincount(seen_S % items, minlength=items)[1:]
+            # An item that nobody has seen can be drawn like the rarest: there must be one for every user.
+            weight_I = np.maximum(count_I, 1) ** alpha
+            self._cumulative_I = weight_I.cumsum() / weight_I.sum()
+
+    @classmethod
+    def of(
+        cls, dataset: Dataset, seed: int, by: Literal["uniform", "popularity"] = "uniform", alpha: float = 1.0
+    ) -> "Negatives":
+        """For a folder of `dist-rec prepare ratings` on a local disk; the seen pairs are mapped, not read.
+
+        Raises:
+            UserError: if the folder has no seen pairs, or not those that it was prepared with.
+        """
+        path = Path(dataset.path, SEEN)
+        expected = dataset.manifest.transform.get("seen")
+        if expected is None:
+            raise UserError(f"{dataset.path} was not prepared by `dist-rec prepare ratings`: it has no seen pairs")
+        try:
+            seen_S = np.load(path, mmap_mode="r")
+        except (OSError, ValueError):
+            raise UserError(f"{path} is missing or damaged; prepare the data again") from None
+        if seen_S.size != expected["pairs"]:
+            raise UserError(f"{path} holds {seen_S.size} pairs, not {expected['pairs']}; prepare the data again")
+        tables = dataset.manifest.tables
+        return cls(seen_S, tables["user"].rows, tables["item"].rows, seed, by, alpha)
+
+    def draw(self, step: int, user_B: Ints, item_B: Ints, num: int, distinct: bool = False) -> NDArray[np.int32]:
+        """Negatives of a batch, int32 [B, N].
+
+        Args:
+            step: the global step; other steps give other draws.
+            user_B: row of the user of each positive.
+            item_B: row of its item.
+            num: negatives of each positive, N; the first ones do not depend on how many there are, unless distinct.
+            distinct: no item twice in a row.
+
+        Raises:
+            UserError: naming a user who has seen so many items that there are not enough others.
+        """
+        self._check(user_B, num if distinct else 1)
+        base_B = stream(self._seed, step, user_B, item_B)
+        drawn_BN = np.empty((user_B.size, num), np.int32)
+        flat, pending, attempt = drawn_BN.reshape(-1), np.arange(drawn_BN.size), 0
+        while pending.size:
+            row, place = np.divmod(pending, num)
+            flat[pending] = self._propose(words(base_B[row], place + (attempt << 32)))
+            pending = pending[self._seen(user_B[row], flat[pending])]
+            if distinct:
+                pending = np.union1d(pending, np.flatnonzero(_repeats(drawn_BN)))
+            attempt += 1
+        return drawn_BN
+
+    def _check(self, user_B: Ints, needed: int) -> None:
+        short = np.flatnonzero(self._free_U[user_B] < needed)
+        if short.size:
+            user = int(user_B[short[0]])
+            raise UserError(
+                f"user {user} has seen all but {self._free_U[user]} of {self._items - 1} items, and {needed} negatives "
+                "are to be drawn for them; draw fewer, or leave out users with so many ratings"
+            )
+
+    def _propose(self, word_D: NDArray[np.uint64]) -> NDArray[np.int64]:
+        """An item for each of D words."""
+        if self._cumulative_I is not None:
+            return 1 + np.searchsorted(self._cumulative_I[:-1], (word_D >> U64(11)) * 2.0**-53, side="right")
+        # The upper half of a word times the items, shifted back: Lemire 2019.
+        return 1 + ((word_D >> U64(32)) * U64(self._items - 1) >> U64(32)).astype(np.int64)
+
+    def _seen(self, user_D: Ints, item_D: NDArray[np.int32]) -> NDArray[np.bool_]:
+        pair_D = user_D.astype(np.int64) * self._items + item_D
+        place_D = np.searchsorted(self._seen_S, pair_D)
+        return self._seen_S.take(place_D, mode="clip") == pair_D
+
+
+def _repeats(drawn_BN: NDArray[np.int32]) -> NDArray[np.bool_]:
+    """Which places of a row hold what an earlier place of it holds."""
+    order_BN = np.argsort(drawn_BN, axis=1, kind="stable")
+    sorted_BN = np.take_along_axis(drawn_BN, order_BN, axis=1)
+    repeat_BN = np.zeros(drawn_BN.shape, np.bool_)
+    np.put_along_axis(repeat_BN, order_BN[:, 1:], sorted_BN[:, 1:] == sorted_BN[:, :-1], axis=1)
+    return repeat_BN

@@ -1,0 +1,74 @@
+"""The items that the item of a test interaction is ranked among: given in a file, or drawn.
+
+Shapes: R test (or validation) rows, K candidates of each, N ratings.
+"""
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv as pacsv
+from numpy.typing import NDArray
+
+from dist_rec.core.errors import UserError
+from dist_rec.data.prepare.lines import cut, read_lines
+from dist_rec.data.prepare.ratings_lines import Ratings
+
+
+def read_candidates(path: str, ratings: Ratings, test_N: NDArray[np.bool_]) -> NDArray[np.int32]:
+    """Reads `(user,item)` and the codes of K other items a line, tab-separated, plain or gzipped.
+
+    Returns:
+        The code of each candidate of each test rating in the order of the ratings, -1 for an unknown item, [R, K].
+
+    Raises:
+        UserError: naming the file, and the line or user, if lines differ in length, or a test rating has no line or a
+            line of another item.
+    """
+    table = _read(path)
+    names = table.column_names
+    key = pc.split_pattern(pc.utf8_trim(table["positive"], characters="()"), ",", max_splits=1)
+    is_pair_L = pc.equal(pc.list_value_length(key), 2).to_numpy()
+    if not is_pair_L.all():
+        raise UserError(f"{path}, line {np.argmin(is_pair_L) + 1} does not begin with (user,item)")
+    user_L = _codes(pc.list_element(key, 0), ratings.users)
+    item_L = _codes(pc.list_element(key, 1), ratings.items)
+    candidates_LK = np.stack([_codes(table[name], ratings.items) for name in names[1:]], axis=1)
+    line_U = np.full(len(ratings.users) + 1, -1)
+    line_U[user_L] = np.arange(user_L.size)
+    line_R = line_U[:-1][ratings.user_N[test_N]]
+    if (line_R < 0).any():
+        user = ratings.users[ratings.user_N[test_N][np.argmax(line_R < 0)]]
+        raise UserError(f"{path} has no line for user {user}; add it, or draw candidates with --draw")
+    other_R = item_L[line_R] != ratings.item_N[test_N]
+    if other_R.any():
+        row = int(np.argmax(other_R))
+        item = ratings.items[ratings.item_N[test_N][row]]
+        raise UserError(f"{path}, line {line_R[row] + 1} is of another item than the user's test item, {item}")
+    return candidates_LK[line_R]
+
+
+def _read(path: str) -> pa.Table:
+    lines = b"".join(block for piece in cut(path) for block, _ in read_lines(piece, b""))
+    if not lines:
+        raise UserError(f"{path} holds no candidates")
+    fields = lines[: lines.index(b"\n")].count(b"\t") + 1
+    if fields < 2:
+        raise UserError(f"{path}, line 1 has no tab: not `(user,item)`, then the items to rank it among")
+    names = ["positive", *(str(place) for place in range(1, fields))]
+    try:
+        return pacsv.read_csv(
+            pa.BufferReader(lines),
+            pacsv.ReadOptions(column_names=names, use_threads=False),
+            pacsv.ParseOptions(delimiter="\t", quote_char=False, ignore_empty_lines=False),
+            pacsv.ConvertOptions(column_types=dict.fromkeys(names, pa.string())),
+        )
+    except pa.ArrowInvalid:
+        for number, line in enumerate(lines.split(b"\n")[:-1], start=1):
+            if (found := line.count(b"\t") + 1) != fields:
+                raise UserError(f"{path}, line {number} has {found} fields, but line 1 has {fields}") from None
+        raise UserError(f"{path} is not UTF-8 text") from None
+
+
+def _codes(column: pa.ChunkedArray, values: pa.Array) -> NDArray[np.int32]:
+    """The place of each text among the values, or -1."""
+    return pc.fill_null(pc.index_in(column, value_set=values), -1).to_numpy().astype(np.int32)

@@ -1,0 +1,57 @@
+"""Which ratings count: each (user, item) once, high enough, of users with enough of them.
+
+Shapes: N ratings, U users.
+"""
+
+import logging
+
+import numpy as np
+
+from dist_rec.core.errors import UserError
+from dist_rec.data.prepare.ratings_lines import Ratings
+from dist_rec.data.prepare.ratings_split import Mask
+
+log = logging.getLogger(__name__)
+
+
+def choose(
+    ratings: Ratings, test_N: Mask, min_rating: float | None, min_interactions: int
+) -> tuple[Mask, dict[str, int]]:
+    """Leaves out all but the newest rating of a (user, item), then low ones, then those of users with few.
+
+    Args:
+        ratings: of the files.
+        test_N: which of them are for the test already.
+        min_rating: the lowest rating that stays.
+        min_interactions: how many ratings a user needs to stay.
+
+    Returns:
+        Which ratings stay, and how many went, by reason.
+
+    Raises:
+        UserError: if a (user, item) is in training and test, or nothing is left.
+    """
+    newest_N = _newest(ratings, test_N)
+    high_N = newest_N if min_rating is None else newest_N & (ratings.rating_N >= min_rating)
+    count_U = np.bincount(ratings.user_N[high_N], minlength=len(ratings.users))
+    kept_N = high_N & (count_U >= min_interactions)[ratings.user_N]
+    if not kept_N.any():
+        raise UserError("no rating is left; lower --min-rating or --min-interactions")
+    newest, high, kept = (int(mask_N.sum()) for mask_N in (newest_N, high_N, kept_N))
+    if newest < len(ratings):
+        log.warning("left out %d ratings of an item that the user rated again later", len(ratings) - newest)
+    return kept_N, {"repeated": len(ratings) - newest, "low": newest - high, "of_users_with_few": high - kept}
+
+
+def _newest(ratings: Ratings, test_N: Mask) -> Mask:
+    """Which ratings are the last of their (user, item), by time, ties by order."""
+    order = np.lexsort((ratings.time_N, ratings.item_N, ratings.user_N))
+    user, item = ratings.user_N[order], ratings.item_N[order]
+    repeated = (user[1:] == user[:-1]) & (item[1:] == item[:-1])
+    both = np.flatnonzero(repeated & (test_N[order][1:] != test_N[order][:-1]))
+    if both.size:
+        shown = f"user {ratings.users[user[both[0]]]}, item {ratings.items[item[both[0]]]}"
+        raise UserError(f"{shown} is rated in FILES and in --test; remove it from one of them")
+    newest_N = np.ones(len(ratings), np.bool_)
+    newest_N[order[:-1][repeated]] = False
+    return newest_N

@@ -1,0 +1,199 @@
+"""Lines `user item rating [timestamp]` of rating files, as columns of numbers.
+
+Ratings are held in memory, 20 bytes each. Ids are any text; a code stands for each in the order of first appearance.
+
+Shapes: N ratings.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv as pacsv
+from numpy.typing import NDArray
+
+from dist_rec.core.errors import UserError
+from dist_rec.data.prepare.lines import Piece, cut, read_lines
+
+SEPARATORS = ("::", "\t", ",", ";", " ")
+"""In the order in which they are tried."""
+TYPES = {
+    "user": pa.dictionary(pa.int32(), pa.string()),
+    "item": pa.dictionary(pa.int32(), pa.string()),
+    "rating": pa.float32(),
+    "time": pa.int64(),
+}
+NUMBER = rb"\s*[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?\s*"
+INTEGER = rb"\s*[-+]?[0-9]+\s*"
+UNIT = b"\x1f"
+"""Stands for a separator of two characters, which Arrow cannot read."""
+
+
+@dataclass(frozen=True)
+class Ratings:
+    """N ratings in the order of the files."""
+
+    user_N: NDArray[np.int32]
+    """Code of the user."""
+    item_N: NDArray[np.int32]
+    rating_N: NDArray[np.float32]
+    time_N: NDArray[np.int64]
+    """The timestamp; 0 where the files have none, so that the order of the files counts."""
+    users: pa.StringArray
+    """The user's id in the files, by code."""
+    items: pa.StringArray
+
+    def __len__(self) -> int:
+        return self.user_N.size
+
+    def where(self, kept_N: NDArray[np.bool_]) -> "Ratings":
+        """Some of the ratings; codes stay."""
+        return replace(
+            self,
+            user_N=self.user_N[kept_N],
+            item_N=self.item_N[kept_N],
+            rating_N=self.rating_N[kept_N],
+            time_N=self.time_N[kept_N],
+        )
+
+
+@dataclass(frozen=True)
+class Form:
+    """How the lines of a file are to be read."""
+
+    path: str
+    separator: str
+    fields: int
+    """3, or 4 with a timestamp."""
+    header: bool
+
+    @classmethod
+    def detect(cls, path: str, first: bytes, separator: str | None) -> "Form":
+        """From the first line: the separator that gives three or four fields; a header has no number for a rating."""
+        for candidate in [separator] if separator else SEPARATORS:
+            fields = first.split(candidate.encode())
+            if len(fields) in (3, 4):
+                return cls(path, candidate, len(fields), not any(re.fullmatch(NUMBER, text) for text in fields[2:]))
+        tried = f"--separator {separator!r}" if separator else "tab, comma, '::', ';' or space"
+        raise UserError(f"{path}, line 1: not `user item rating [timestamp]` by {tried}; choose another --separator")
+
+    def parse(self, lines: bytes, skip: int) -> pa.Table:
+        """A table of `TYPES`; raises pa.ArrowInvalid for lines of another form."""
+        if len(self.separator) > 1:
+            lines = lines.replace(self.separator.encode(), UNIT)
+        names = list(TYPES)[: self.fields]
+        return pacsv.read_csv(
+            pa.BufferReader(lines),
+            pacsv.ReadOptions(use_threads=False, block_size=len(lines) + 1, column_names=names, skip_rows=skip),
+            pacsv.ParseOptions(
+                delimiter=self.separator if len(self.separator) == 1 else UNIT.decode(),
+                quote_char=False,
+                ignore_empty_lines=False,
+            ),
+            pacsv.ConvertOptions(column_types={name: TYPES[name] for name in names}, null_values=[]),
+        )
+
+    def fault(self, line: bytes) -> str | None:
+        """What is wrong with a line, if anything."""
+        fields = line.split(self.separator.encode())
+        if len(fields) != self.fields:
+            return f"has {len(fields)} fields by separator {self.separator!r}, not {self.fields}"
+        for name, text, form in zip(TYPES, fields, (rb"(?s).+", rb"(?s).+", NUMBER, INTEGER), strict=False):
+            shown = text[:40].decode(errors="replace")
+            if not re.fullmatch(form, text):
+                return f"has {shown!r} for its {name}"
+            if shown.encode() != text[:40]:
+                return f"has {shown!r} for its {name}, which is not UTF-8"
+        return None
+
+
+def read_ratings(
+    files: Sequence[str], separator: str | None = None, bounds: tuple[float, float] | None = None
+) -> tuple[Ratings, list[int]]:
+    """Reads plain or gzipped files, each with or without a header, whose lines all have a timestamp or all have none.
+
+    Args:
+        files: paths.
+        separator: between fields; None finds it in each file's first line.
+        bounds: the smallest and the largest rating that may occur.
+
+    Returns:
+        The ratings, and how many of them each file holds.
+
+    Raises:
+        UserError: naming file and line, for lines of another form and ratings out of bounds.
+    """
+    of_files = [_read_file(file, separator, bounds) for file in files]
+    for file, of_file in zip(files, of_files, strict=True):
+        if of_file.num_columns != of_files[0].num_columns:
+            raise UserError(
+                f"{file} has {of_file.num_columns} fields a line, but {files[0]} has {of_files[0].num_columns}; "
+                "all files must have timestamps, or none"
+            )
+    table = pa.concat_tables(of_files).unify_dictionaries()
+    user, item = (pa.concat_arrays(table[name].chunks) for name in ("user", "item"))
+    ratings = Ratings(
+        user.indices.to_numpy(),
+        item.indices.to_numpy(),
+        table["rating"].to_numpy(),
+        table["time"].to_numpy() if "time" in table.column_names else np.zeros(table.num_rows, np.int64),
+        user.dictionary,
+        item.dictionary,
+    )
+    return ratings, [of_file.num_rows for of_file in of_files]
+
+
+def _read_file(path: str, separator: str | None, bounds: tuple[float, float] | None) -> pa.Table:
+    blocks = list(_read_blocks(path, separator, bounds))
+    if not blocks:
+        raise UserError(f"{path} holds no ratings")
+    return pa.concat_tables(blocks)
+
+
+def _read_blocks(path: str, separator: str | None, bounds: tuple[float, float] | None) -> Iterator[pa.Table]:
+    form: Form | None = None
+    for piece in cut(path):
+        before = 0
+        for lines, _ in read_lines(piece, b""):
+            skip = 0
+            if form is None:
+                form = Form.detect(path, lines[: lines.index(b"\n")], separator)
+                skip = int(form.header)
+            count = lines.count(b"\n") - skip
+            if count:
+                yield _parse(form, piece, lines, skip, before, bounds)
+            before += count + skip
+
+
+def _parse(
+    form: Form, piece: Piece, lines: bytes, skip: int, before: int, bounds: tuple[float, float] | None
+) -> pa.Table:
+    """The ratings of a block, `before` lines after the start of the piece."""
+    try:
+        table = form.parse(lines, skip)
+    except pa.ArrowInvalid as error:
+        raise _first_fault(form, piece, lines, skip, before, str(error)) from None
+    if any(pc.any(pc.equal(_dictionary(table[name]), "")).as_py() for name in ("user", "item")):
+        raise _first_fault(form, piece, lines, skip, before, "an id is empty")
+    rating_N = table["rating"].to_numpy()
+    low, high = bounds or (-np.inf, np.inf)
+    wrong = np.flatnonzero(~(np.isfinite(rating_N) & (rating_N >= low) & (rating_N <= high)))
+    if wrong.size:
+        where = f"{form.path}, line {piece.line_number(before + skip + int(wrong[0]))}"
+        allowed = f"from {low:g} to {high:g}, the --range" if bounds else "a finite number"
+        raise UserError(f"{where}: rating {rating_N[wrong[0]]:g} is not {allowed}")
+    return table
+
+
+def _dictionary(column: pa.ChunkedArray) -> pa.Array:
+    return column.chunk(0).dictionary
+
+
+def _first_fault(form: Form, piece: Piece, lines: bytes, skip: int, before: int, otherwise: str) -> UserError:
+    for index, line in enumerate(lines.split(b"\n")[skip:-1], start=skip):
+        if fault := form.fault(line):
+            return UserError(f"{form.path}, line {piece.line_number(before + index)} {fault}")
+    return UserError(f"{form.path}: {otherwise}")

@@ -1,0 +1,185 @@
+"""Ways to split ratings into training, validation and test: pure functions of the ratings and a seed.
+
+Shapes: N ratings, U users.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from dist_rec.core.config import Config
+from dist_rec.core.errors import UserError
+from dist_rec.data.prepare.ratings_lines import Ratings
+from dist_rec.data.splitmix import shuffled
+
+SPLITS = ("train", "valid", "test")
+TRAIN, VALID, TEST, NOWHERE = 0, 1, 2, -1
+Mask = NDArray[np.bool_]
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Where each rating belongs."""
+
+    split_N: NDArray[np.int8]
+    """TRAIN, VALID, TEST or NOWHERE."""
+    given_N: Mask
+    """What a model is shown of a user: the training ratings and, of users held out, the fold-in."""
+
+    @classmethod
+    def of(cls, test_N: Mask, valid_N: Mask) -> "Parts":
+        """Test and validation as said, the rest for training."""
+        split_N = np.select([test_N, valid_N], [TEST, VALID], TRAIN).astype(np.int8)
+        return cls(split_N, split_N == TRAIN)
+
+    def targets(self, split: int) -> Mask:
+        """The ratings that a split is trained or tested on."""
+        return (self.split_N == split) & (self.given_N == (split == TRAIN))
+
+
+class LeaveOneOut(Config):
+    """The last rating of each user for the test, the one before it for validation (He et al. 2017, section 4.1).
+
+    At least one stays for training: of two ratings the last is for the test, a single one is for training.
+    """
+
+    name: Literal["leave-one-out"] = "leave-one-out"
+    negatives: str | None = None
+    """File of the test candidates: `(user,item)`, then the items to rank it among."""
+    draw: int | None = Field(None, gt=0)
+    """Candidates drawn for each test rating instead."""
+    by: Literal["uniform", "popularity"] = "uniform"
+    """How candidates are drawn: every item alike, or by its ratings in training."""
+    seed: int = Field(0, ge=0)
+
+    def parts(self, ratings: Ratings, test_N: Mask) -> Parts:
+        """Splits; `test_N` are ratings that are for the test already: with any, the last of the rest is validation."""
+        rank_N, count_N = _ranks(ratings.user_N, ratings.time_N, ~test_N)
+        newest_N = count_N - 1 - rank_N
+        if test_N.any():
+            return Parts.of(test_N, ~test_N & (newest_N == 0) & (count_N > 1))
+        return Parts.of((newest_N == 0) & (count_N > 1), (newest_N == 1) & (count_N > 2))
+
+
+class Random(Config):
+    """Rating by rating."""
+
+    name: Literal["random"] = "random"
+    test_share: float = Field(0.1, gt=0, lt=1)
+    valid_share: float = Field(0.1, ge=0, lt=1)
+    """Of what the test leaves."""
+    seed: int = Field(0, ge=0)
+
+    def parts(self, ratings: Ratings) -> Parts:
+        """Splits."""
+        rank_N = np.empty(len(ratings), np.int64)
+        rank_N[shuffled(len(ratings), self.seed)] = np.arange(len(ratings))
+        num_test = np.rint(self.test_share * len(ratings))
+        num_valid = np.rint(self.valid_share * (len(ratings) - num_test))
+        return Parts.of(rank_N < num_test, (rank_N >= num_test) & (rank_N < num_test + num_valid))
+
+
+class Chronological(Config):
+    """The newest ratings of each user for the test, those before them for validation; at least one for training."""
+
+    name: Literal["chronological"] = "chronological"
+    test_share: float = Field(0.2, gt=0, lt=1)
+    valid_share: float = Field(0.1, ge=0, lt=1)
+    """Of what the test leaves."""
+
+    def parts(self, ratings: Ratings) -> Parts:
+        """Splits."""
+        rank_N, count_N = _ranks(ratings.user_N, ratings.time_N, np.ones(len(ratings), np.bool_))
+        first_test_N = np.maximum(count_N - np.rint(self.test_share * count_N), 1)
+        first_valid_N = np.maximum(first_test_N - np.rint(self.valid_share * first_test_N), 1)
+        return Parts.of(rank_N >= first_test_N, (rank_N >= first_valid_N) & (rank_N < first_test_N))
+
+
+class HeldOutUsers(Config):
+    """Users whom training never sees; part of their ratings is shown, the rest predicted (Liang et al. 2018, 4.1).
+
+    Their ratings of items that training never saw are left out.
+    """
+
+    name: Literal["held-out-users"] = "held-out-users"
+    valid_users: int = Field(gt=0)
+    test_users: int = Field(gt=0)
+    fold_in: float = Field(0.8, gt=0, lt=1)
+    """Share of a user's ratings that is shown, rounded up."""
+    seed: int = Field(0, ge=0)
+
+    def parts(self, ratings: Ratings) -> Parts:
+        """Splits."""
+        users = np.unique(ratings.user_N)
+        held_out = self.valid_users + self.test_users
+        if held_out >= users.size:
+            raise UserError(
+                f"--valid-users {self.valid_users} and --test-users {self.test_users} leave none of the "
+                f"{users.size} users for training; hold out fewer"
+            )
+        split_U = np.full(len(ratings.users), TRAIN, np.int8)
+        held = users[shuffled(users.size, self.seed, 0)[:held_out]]
+        split_U[held[: self.test_users]] = TEST
+        split_U[held[self.test_users :]] = VALID
+        split_N = split_U[ratings.user_N]
+        known_I = np.zeros(len(ratings.items), np.bool_)
+        known_I[ratings.item_N[split_N == TRAIN]] = True
+        split_N[~known_I[ratings.item_N]] = NOWHERE
+        order_N = np.empty(len(ratings), np.int64)
+        order_N[shuffled(len(ratings), self.seed, 1)] = np.arange(len(ratings))
+        rank_N, count_N = _ranks(ratings.user_N, order_N, split_N != NOWHERE)
+        # Rounded before it is cut, so that a fifth of 5 ratings is 1 whatever the floating point says.
+        num_target_N = np.floor(np.round((1 - self.fold_in) * count_N, 6))
+        return Parts(split_N, (split_N != NOWHERE) & ((split_N == TRAIN) | (rank_N >= num_target_N)))
+
+
+Splitter = LeaveOneOut | Random | Chronological | HeldOutUsers
+SPLITTERS: dict[str, type[Splitter]] = {
+    "leave-one-out": LeaveOneOut,
+    "random": Random,
+    "chronological": Chronological,
+    "held-out-users": HeldOutUsers,
+}
+
+
+def splitter(name: str, settings: dict[str, Any]) -> Splitter:
+    """The split of that name; settings that are None keep their default.
+
+    Raises:
+        UserError: naming the command's option, for a setting that the split has not, or of a wrong value.
+    """
+    if name not in SPLITTERS:
+        raise UserError(f"--split {name!r} is not one of {', '.join(SPLITTERS)}")
+    kind, given = SPLITTERS[name], {key: value for key, value in settings.items() if value is not None}
+    for key in given:
+        if key not in kind.model_fields:
+            own = ", ".join(_option(field) for field in kind.model_fields if field != "name")
+            raise UserError(f"{_option(key)} is not for --split {name}, whose options are {own}")
+    for key, field in kind.model_fields.items():
+        if field.is_required() and key not in given:
+            raise UserError(f"--split {name} needs {_option(key)}")
+    return kind.parse(given, f"--split {name}: ")
+
+
+def _option(key: str) -> str:
+    return "--" + key.replace("_", "-")
+
+
+def _ranks(user_N: NDArray[np.int32], key_N: Ints, among_N: Mask) -> tuple[Ints, Ints]:
+    """The place of each rating among its user's, by ascending key, ties by order; and how many the user has.
+
+    Both count the ratings `among_N` alone, and are -1 and 0 for the others.
+    """
+    index = np.flatnonzero(among_N)
+    order = index[np.lexsort((key_N[index], user_N[index]))]
+    user = user_N[order]
+    counts_U = np.bincount(user)
+    starts_U = counts_U.cumsum() - counts_U
+    rank_N, count_N = np.full(user_N.size, -1), np.zeros(user_N.size, np.int64)
+    rank_N[order] = np.arange(order.size) - starts_U[user]
+    count_N[order] = counts_U[user]
+    return rank_N, count_N
