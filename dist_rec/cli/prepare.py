@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -108,6 +108,33 @@ def table(
 
     parsed = None if schema is None else TableSchema.read(schema)
     _print(prepare_table(parsed, _patterns(train, valid, test), out, fitted_from, workers), out, as_json)
+
+
+@prepare.command(no_args_is_help=True)
+def libfm(
+    out: Out,
+    train: Train = None,
+    valid: Valid = None,
+    test: Test = None,
+    label: Annotated[
+        Literal["rating", "click"], typer.Option(help="rating: labels as they are; click: -1 and 0 become 0.")
+    ] = "rating",
+    fitted_from: FittedFrom = None,
+    workers: WorkerCount = None,
+    as_json: AsJson = False,
+) -> None:
+    """Prepare libFM's files, plain or gzipped: `label index:value …`.
+
+        dist-rec prepare libfm --train frappe.train.libfm --valid frappe.validation.libfm \\
+            --test frappe.test.libfm --out data/frappe
+
+    If every row has as many entries, all of value 1, and each place has its own range of indices, the places become
+    categorical columns field_0, field_1 …; otherwise a row becomes one bag "features", with weights if values are not
+    all 1. Indices of the training files become rows of the tables; row 0 is for all others.
+    """
+    from dist_rec.data.prepare.libfm import prepare as prepare_libfm
+
+    _print(prepare_libfm(_patterns(train, valid, test), out, label, fitted_from, workers), out, as_json)
 
 
 def _patterns(train: list[str] | None, valid: list[str] | None, test: list[str] | None) -> dict[str, list[str]]:

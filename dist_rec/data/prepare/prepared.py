@@ -1,4 +1,4 @@
-"""What every preparation begins and ends with: the files of each split, an earlier fit, and a summary."""
+"""What preparations begin and end with: the files of each split, an earlier fit, the new splits and a summary."""
 
 import shutil
 from collections.abc import Mapping, Sequence
@@ -7,9 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from dist_rec.core.errors import UserError
-from dist_rec.core.schema import Manifest
+from dist_rec.core.schema import Manifest, Shard, Split
 from dist_rec.data.prepare.lines import find_files
 from dist_rec.data.prepare.vocabulary import checksum
+from dist_rec.data.workers import Task, Workers, available_cpus
+
+BYTES_A_WORKER = 8 << 20
+"""Of input; with less, the start of another process costs more than it gains."""
 
 
 @dataclass(frozen=True)
@@ -80,3 +84,41 @@ def copy_fit(fitted_from: Path, checksums: Mapping[str, str], folder: Path) -> N
             raise UserError(f"{source} is missing or damaged; prepare {fitted_from} again")
         copy.parent.mkdir(exist_ok=True)
         shutil.copyfile(source, copy)
+
+
+def worker_count(splits: Mapping[str, Sequence[str]]) -> int:
+    """Processes that are worth their start, if each reads whole files."""
+    files = [file for of_split in splits.values() for file in of_split]
+    return min(available_cpus(), len(files), 1 + bytes_of(files) // BYTES_A_WORKER)
+
+
+def bytes_of(files: Sequence[str]) -> int:
+    """Their size on disk."""
+    return sum(Path(file).stat().st_size for file in files)
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A shard that was written."""
+
+    shard: Shard
+    positives: int | None
+    """Rows with label 1, or None if the labels are no clicks."""
+
+
+def write_splits(tasks: Sequence[Task[dict[str, Encoded]]], files: Sequence[str], pool: Workers) -> dict[str, Split]:
+    """Runs tasks that each write shards, at most one of every split, out of `files`."""
+    shards: dict[str, list[Encoded]] = {"train": [], "valid": [], "test": []}
+    for encoded in pool.run(tasks, "write shards", bytes_of(files)):
+        for split, shard in encoded.items():
+            shards[split].append(shard)
+    return {split: _split(of_split) for split, of_split in shards.items() if of_split}
+
+
+def _split(encoded: list[Encoded]) -> Split:
+    positives = [of.positives for of in encoded if of.positives is not None]
+    return Split(
+        rows=sum(of.shard.rows for of in encoded),
+        positives=sum(positives) if len(positives) == len(encoded) else None,
+        shards=tuple(of.shard for of in encoded),
+    )

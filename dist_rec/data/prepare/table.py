@@ -12,15 +12,12 @@ from pathlib import Path
 
 from dist_rec.core.errors import UserError
 from dist_rec.core.schema import Manifest, Split, Table
-from dist_rec.data.prepare.prepared import Prepared, copy_fit, find_splits
-from dist_rec.data.prepare.table_encode import Encoded, EncodeFile, table_rows
+from dist_rec.data.prepare.prepared import Prepared, bytes_of, copy_fit, find_splits, worker_count, write_splits
+from dist_rec.data.prepare.table_encode import EncodeFile, table_rows
 from dist_rec.data.prepare.table_fit import FitFile, Statistics, Transform, vocabulary_file
 from dist_rec.data.prepare.table_schema import TableSchema, Valid
 from dist_rec.data.shards import Dataset, new_folder
-from dist_rec.data.workers import Workers, available_cpus
-
-BYTES_A_WORKER = 8 << 20
-"""Of input; with less, the start of another process costs more than it gains."""
+from dist_rec.data.workers import Workers
 
 
 def prepare(
@@ -51,7 +48,7 @@ def prepare(
     features = earlier.features if earlier else schema
     assert features is not None
     held_out = features.valid if "train" in files and "valid" not in files else None
-    with new_folder(out) as folder, Workers(workers or _workers(files), __name__) as pool:
+    with new_folder(out) as folder, Workers(workers or worker_count(files), __name__) as pool:
         warnings: list[str] = []
         if earlier and fitted_from:
             copy_fit(fitted_from, {vocabulary_file(table): of for table, of in earlier.vocabulary.items()}, folder)
@@ -84,15 +81,10 @@ def _fitted_transform(fitted_from: Path, schema: TableSchema | None) -> Transfor
     return transform
 
 
-def _workers(files: Mapping[str, Sequence[str]]) -> int:
-    sizes = [Path(file).stat().st_size for of_split in files.values() for file in of_split]
-    return min(available_cpus(), len(sizes), 1 + sum(sizes) // BYTES_A_WORKER)
-
-
 def _count(files: Sequence[str], schema: TableSchema, held_out: Valid | None, pool: Workers) -> Statistics:
     tasks = [FitFile(file, index, schema, held_out) for index, file in enumerate(files)]
     total = Statistics()
-    for statistics in pool.run(tasks, "read train", _bytes(files)):
+    for statistics in pool.run(tasks, "read train", bytes_of(files)):
         total.merge(statistics)
     return total
 
@@ -105,21 +97,4 @@ def _encode(
         for split, of_split in files.items()
         for index, file in enumerate(of_split)
     ]
-    shards: dict[str, list[Encoded]] = {"train": [], "valid": [], "test": []}
-    for encoded in pool.run(tasks, "write shards", _bytes([task.path for task in tasks])):
-        for split, shard in encoded.items():
-            shards[split].append(shard)
-    return {split: _split(of_split) for split, of_split in shards.items() if of_split}
-
-
-def _split(encoded: list[Encoded]) -> Split:
-    positives = [of.positives for of in encoded if of.positives is not None]
-    return Split(
-        rows=sum(of.shard.rows for of in encoded),
-        positives=sum(positives) if len(positives) == len(encoded) else None,
-        shards=tuple(of.shard for of in encoded),
-    )
-
-
-def _bytes(files: Sequence[str]) -> int:
-    return sum(Path(file).stat().st_size for file in files)
+    return write_splits(tasks, [task.path for task in tasks], pool)

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import xxhash
 from numpy.typing import NDArray
 
-from dist_rec.core.schema import Shard
+from dist_rec.data.prepare.prepared import Encoded
 from dist_rec.data.prepare.table_fit import HeldOut, Transform, vocabulary_file
 from dist_rec.data.prepare.table_schema import Categorical, Cross, Dense, IdColumn, TableSchema, Valid, table_of
 from dist_rec.data.prepare.table_source import Chunk, read_chunks
@@ -101,15 +101,6 @@ def transformed(number_N: NDArray[np.float64], dense: Dense, parameters: tuple[f
     elif dense.transform == "log1p":
         number_N = np.log1p(np.maximum(number_N, 0))
     return np.where(missing_N, dense.missing, number_N).astype(np.float32)
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """A shard that was written."""
-
-    shard: Shard
-    positives: int | None
-    """Rows with label 1, or None if there are labels other than 0 and 1."""
 
 
 class Encoder:

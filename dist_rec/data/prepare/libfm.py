@@ -1,0 +1,274 @@
+"""libFM's files (Rendle 2012), `label index:value …`, to a prepared folder.
+
+If every row has as many entries, all of value 1, and no index at one place lies within the range of another place's,
+the places are categorical columns (Frappe: user, item and eight contexts); otherwise a row is one bag, weighted unless
+all values are 1. An index that training has becomes a row of a table, in ascending order; others are unknown, row 0.
+
+Memory grows with the distinct indices alone.
+
+Shapes: N rows of a block, V entries of all its rows, F places, K distinct indices.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from dist_rec.core.config import Config
+from dist_rec.core.errors import UserError
+from dist_rec.core.schema import Column, Manifest, Table
+from dist_rec.data.prepare.libfm_lines import Rows, read_rows
+from dist_rec.data.prepare.prepared import (
+    Encoded,
+    Prepared,
+    bytes_of,
+    copy_fit,
+    find_splits,
+    worker_count,
+    write_splits,
+)
+from dist_rec.data.prepare.vocabulary import checksum
+from dist_rec.data.shards import Dataset, ShardWriter, arrow_schema, new_folder
+from dist_rec.data.workers import Report, Workers
+
+BAG, WEIGHTS = "features", "values"
+LabelKind = Literal["rating", "click"]
+
+
+class Transform(Config):
+    """How lines became ids: `transform` of the manifest."""
+
+    source: Literal["libfm"] = "libfm"
+    label: LabelKind
+    """rating: as it is in the file; click: 1 for 1, and 0 for 0 or -1."""
+    fields: int = 0
+    """Entries of every row if they are categorical columns; 0 if they are a bag."""
+    weighted: bool = False
+    """Whether the bag has weights."""
+    vocabulary: dict[str, str] = {}
+    """Checksum of every `vocabulary/<table>.npy`: ascending indices, that of row i + 1 at place i."""
+
+    @property
+    def tables(self) -> tuple[str, ...]:
+        """Their names."""
+        return tuple(f"field_{place}" for place in range(self.fields)) or (BAG,)
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """Of the shards."""
+        label = Column(name="label", kind="label")
+        if self.fields:
+            return (label, *(Column(name=name, kind="categorical", table=name) for name in self.tables))
+        if not self.weighted:
+            return label, Column(name=BAG, kind="bag", table=BAG)
+        return label, Column(name=BAG, kind="bag", table=BAG, weights=WEIGHTS), Column(name=WEIGHTS, kind="weight")
+
+
+def vocabulary_file(table: str) -> str:
+    """Where a prepared folder keeps the indices of a table."""
+    return f"vocabulary/{table}.npy"
+
+
+@dataclass(frozen=True)
+class Form:
+    """What rows have in common."""
+
+    index_K: NDArray[np.int64]
+    """Distinct indices, ascending."""
+    low_F: NDArray[np.int64] | None
+    """The smallest index at each place; None if rows differ in their number of entries."""
+    high_F: NDArray[np.int64] | None
+    only_ones: bool
+
+    @classmethod
+    def of(cls, rows: Rows) -> "Form":
+        """That of a block."""
+        index_K, only_ones = np.unique(rows.index_V), bool((rows.value_V == 1).all())
+        places = int(rows.length_N[0]) if rows.length_N.size else 0
+        if not places or (rows.length_N != places).any():
+            return cls(index_K, None, None, only_ones)
+        index_NF = rows.index_V.reshape(-1, places)
+        return cls(index_K, index_NF.min(0), index_NF.max(0), only_ones)
+
+    def __or__(self, other: "Form") -> "Form":
+        index_K, only_ones = np.union1d(self.index_K, other.index_K), self.only_ones and other.only_ones
+        if self.low_F is None or other.low_F is None or self.low_F.size != other.low_F.size:
+            return Form(index_K, None, None, only_ones)
+        assert self.high_F is not None and other.high_F is not None
+        low_F, high_F = np.minimum(self.low_F, other.low_F), np.maximum(self.high_F, other.high_F)
+        return Form(index_K, low_F, high_F, only_ones)
+
+    @property
+    def ranges(self) -> list[tuple[int, int]]:
+        """The smallest and the largest index of each place, if places are categorical columns."""
+        if self.low_F is None or self.high_F is None or not self.only_ones:
+            return []
+        order = np.argsort(self.low_F)
+        if (self.high_F[order][:-1] >= self.low_F[order][1:]).any():
+            return []
+        return list(zip(self.low_F.tolist(), self.high_F.tolist(), strict=True))
+
+
+@dataclass(frozen=True)
+class Scanned:
+    """A file's form, and the range of its labels."""
+
+    form: Form
+    lowest: float
+    highest: float
+
+
+@dataclass(frozen=True)
+class ScanFile:
+    """Reads a file for its form."""
+
+    path: str
+
+    def run(self, report: Report) -> Scanned:
+        """The form and the labels."""
+        form: Form | None = None
+        lowest, highest = np.inf, -np.inf
+        for rows in read_rows(self.path, report):
+            form = Form.of(rows) if form is None else form | Form.of(rows)
+            lowest, highest = min(lowest, rows.label_N.min()), max(highest, rows.label_N.max())
+        assert form is not None
+        return Scanned(form, float(lowest), float(highest))
+
+
+@dataclass(frozen=True)
+class EncodeFile:
+    """Writes the rows of a file as one shard."""
+
+    path: str
+    split: str
+    index: int
+    """Among the files of the split."""
+    transform: Transform
+    folder: Path
+
+    def run(self, report: Report) -> dict[str, Encoded]:
+        """The shard of the split."""
+        schema = arrow_schema(self.transform.columns)
+        vocabularies = [np.load(self.folder / vocabulary_file(table)) for table in self.transform.tables]
+        positives = 0
+        with ShardWriter(self.folder, f"{self.split}/{self.index:05}.arrows", schema) as writer:
+            for rows in read_rows(self.path, report):
+                label_N = _clicks(rows) if self.transform.label == "click" else rows.label_N
+                positives += int((label_N == 1).sum())
+                columns = (label_N, *self._features(rows, vocabularies))
+                writer.write(pa.Table.from_arrays([pa.array(column) for column in columns], schema=schema))
+            clicks = positives if self.transform.label == "click" else None
+            return {self.split: Encoded(writer.close(), clicks)}
+
+    def _features(self, rows: Rows, vocabularies: list[NDArray[np.int64]]) -> list[NDArray[np.int32] | pa.Array]:
+        if self.transform.fields:
+            index_NF = _places(rows, self.transform.fields)
+            return [_ids(index_N, known_K) for index_N, known_K in zip(index_NF.T, vocabularies, strict=True)]
+        if not self.transform.weighted and (rows.value_V != 1).any():
+            row = int(np.searchsorted(np.cumsum(rows.length_N), (rows.value_V != 1).argmax(), side="right"))
+            raise UserError(f"{rows.place.of(row)} has a value that is not 1, which the earlier files had alone")
+        offsets = pa.array(np.concatenate(([0], np.cumsum(rows.length_N))).astype(np.int32))
+        lists = [_ids(rows.index_V, vocabularies[0])] + ([rows.value_V] if self.transform.weighted else [])
+        return [pa.ListArray.from_arrays(offsets, pa.array(values)) for values in lists]
+
+
+def _clicks(rows: Rows) -> NDArray[np.float32]:
+    wrong = ~np.isin(rows.label_N, (-1, 0, 1))
+    if wrong.any():
+        row = int(wrong.argmax())
+        raise UserError(f"{rows.place.of(row)}: the label {rows.label_N[row]:g} is not -1, 0 or 1; try --label rating")
+    return (rows.label_N == 1).astype(np.float32)
+
+
+def _places(rows: Rows, fields: int) -> NDArray[np.int64]:
+    wrong = rows.length_N != fields
+    if not wrong.any():
+        wrong = (rows.value_V != 1).reshape(-1, fields).any(1)
+    if wrong.any():
+        raise UserError(f"{rows.place.of(int(wrong.argmax()))} has not {fields} entries of value 1, as earlier files")
+    return rows.index_V.reshape(-1, fields)
+
+
+def _ids(index_V: NDArray[np.int64], known_K: NDArray[np.int64]) -> NDArray[np.int32]:
+    place = np.searchsorted(known_K, index_V)
+    known = np.append(known_K, -1)[place] == index_V
+    return np.where(known, place + 1, 0).astype(np.int32)
+
+
+def prepare(
+    patterns: Mapping[str, Sequence[str]],
+    out: Path,
+    label: LabelKind = "rating",
+    fitted_from: Path | None = None,
+    workers: int | None = None,
+) -> Prepared:
+    """Turns libFM's files into a prepared folder; nothing of it is left if that fails.
+
+    Args:
+        patterns: files or glob patterns of each split: train, valid, test.
+        out: the folder to make.
+        label: rating keeps labels as they are; click makes -1, 0 and 1 into 0, 0 and 1.
+        fitted_from: a folder prepared before, whose columns and tables are applied instead of new ones.
+        workers: processes; for None as many as there are processors, fewer for few or small files.
+
+    Raises:
+        UserError: for options that contradict each other, and for every fault of the input.
+    """
+    began = time.perf_counter()
+    files = find_splits(patterns)
+    if fitted_from is None and "train" not in files:
+        raise UserError("nothing to fit on; give --train, or --fitted-from with a folder prepared before")
+    with new_folder(out) as folder, Workers(workers or worker_count(files), __name__) as pool:
+        warnings: list[str] = []
+        if fitted_from is None:
+            transform, warnings = _fit(files, label, folder, pool)
+        else:
+            transform = _fitted_transform(fitted_from).model_copy(update={"label": label})
+            copy_fit(fitted_from, {vocabulary_file(table): of for table, of in transform.vocabulary.items()}, folder)
+        tasks = [
+            EncodeFile(file, split, index, transform, folder)
+            for split, of_split in files.items()
+            for index, file in enumerate(of_split)
+        ]
+        splits = write_splits(tasks, [task.path for task in tasks], pool)
+        tables = {name: Table(rows=np.load(folder / vocabulary_file(name)).size + 1) for name in transform.tables}
+        manifest = Manifest(columns=transform.columns, tables=tables, splits=splits, transform=transform.model_dump())
+        manifest.save(folder)
+    return Prepared(manifest, time.perf_counter() - began, tuple(warnings))
+
+
+def _fit(
+    files: Mapping[str, Sequence[str]], label: LabelKind, folder: Path, pool: Workers
+) -> tuple[Transform, list[str]]:
+    tasks = [ScanFile(file) for of_split in files.values() for file in of_split]
+    scanned = pool.run(tasks, "read", bytes_of([task.path for task in tasks]))
+    train = scanned[: len(files["train"])]
+    form = train[0].form
+    for of_file in train[1:]:
+        form |= of_file.form
+    known_K = form.index_K
+    for of_file in scanned[len(train) :]:
+        form |= of_file.form
+    ranges = form.ranges
+    transform = Transform(label=label, fields=len(ranges), weighted=not form.only_ones)
+    checksums = {}
+    (folder / "vocabulary").mkdir()
+    for name, (low, high) in zip(transform.tables, ranges or [(0, np.iinfo(np.int64).max)], strict=True):
+        path = folder / vocabulary_file(name)
+        np.save(path, known_K[(low <= known_K) & (known_K <= high)])
+        checksums[name] = checksum(path)
+    lowest, highest = min(of.lowest for of in train), max(of.highest for of in train)
+    warnings = [f"the label is {lowest:g} in every training row"] if lowest == highest else []
+    return transform.model_copy(update={"vocabulary": checksums}), warnings
+
+
+def _fitted_transform(fitted_from: Path) -> Transform:
+    values = Dataset(fitted_from).manifest.transform
+    if values.get("source") != "libfm":
+        raise UserError(f"--fitted-from {fitted_from} was not prepared by `dist-rec prepare libfm`")
+    return Transform.parse(values, f"{fitted_from}/manifest.json: transform.")
