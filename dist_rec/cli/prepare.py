@@ -117,8 +117,9 @@ def libfm(
     valid: Valid = None,
     test: Test = None,
     label: Annotated[
-        Literal["rating", "click"], typer.Option(help="rating: labels as they are; click: -1 and 0 become 0.")
-    ] = "rating",
+        Literal["rating", "click"] | None,
+        typer.Option(help="rating, if not given: labels as they are; click: -1 and 0 become 0."),
+    ] = None,
     fitted_from: FittedFrom = None,
     workers: WorkerCount = None,
     as_json: AsJson = False,
@@ -137,28 +138,10 @@ def libfm(
     _print(prepare_libfm(_patterns(train, valid, test), out, label, fitted_from, workers), out, as_json)
 
 
-def _patterns(train: list[str] | None, valid: list[str] | None, test: list[str] | None) -> dict[str, list[str]]:
-    return {"train": train or [], "valid": valid or [], "test": test or []}
-
-
-def _print(prepared: "Prepared", out: Path, as_json: bool) -> None:
-    summary = prepared.summary()
-    for name, split in summary["splits"].items():
-        clicks = f", {split['click_rate']:.2%} clicks" if "click_rate" in split else ""
-        typer.echo(f"{name:<5} {split['rows']:>13,} rows{clicks}")
-    tables = prepared.manifest.tables
-    typer.echo(f"{len(tables)} tables with {summary['table_rows']:,} rows in all")
-    for warning in prepared.warnings:
-        typer.echo(f"warning: {warning}", err=True)
-    typer.echo(f"{out}: {summary['rows']:,} rows in {summary['seconds']:.1f} s, {summary['rows_per_s']:,} rows/s")
-    if as_json:
-        typer.echo(json.dumps({"out": str(out), **summary}))
-
-
 @prepare.command(no_args_is_help=True)
 def ratings(
     files: Annotated[list[str], typer.Argument(help="Rating files, plain or gzipped, or quoted patterns.")],
-    out: Annotated[Path, typer.Option(help="The folder to make.", show_default=False)],
+    out: Out,
     split: Annotated[str, typer.Option(help="leave-one-out, random, chronological or held-out-users.")],
     layout: Annotated[str, typer.Option(help="A row is: interactions, users or items.")] = "interactions",
     implicit: Annotated[bool, typer.Option("--implicit", help="Every rating is a 1.")] = False,
@@ -182,7 +165,7 @@ def ratings(
     fold_in: Annotated[
         float | None, typer.Option(help="held-out-users: share of their ratings that is shown; 0.8 if not given.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Prepare ratings: `user item rating [timestamp]` a line, separated by tab, comma, '::', ';' or space.
 
@@ -218,9 +201,22 @@ def ratings(
         "--",
     )
     prepared = prepare_ratings(files, out, splitter(split, settings), options, test or [], separator, bounds)
+    _print(prepared, out, as_json)
+
+
+def _patterns(train: list[str] | None, valid: list[str] | None, test: list[str] | None) -> dict[str, list[str]]:
+    return {"train": train or [], "valid": valid or [], "test": test or []}
+
+
+def _print(prepared: "Prepared", out: Path, as_json: bool) -> None:
     summary = prepared.summary()
-    for name, of_split in summary["splits"].items():
-        typer.echo(f"{name:<5} {of_split['rows']:>13,} rows, {of_split['ratings']:,} ratings")
-    typer.echo(f"{out}: {summary['users']:,} users, {summary['items']:,} items in {summary['seconds']:.1f} s")
+    for name, split in summary["splits"].items():
+        clicks = f", {split['click_rate']:.2%} clicks" if "click_rate" in split else ""
+        typer.echo(f"{name:<5} {split['rows']:>13,} rows{clicks}")
+    tables = prepared.manifest.tables
+    typer.echo(f"{len(tables)} tables with {summary['table_rows']:,} rows in all")
+    for warning in prepared.warnings:
+        typer.echo(f"warning: {warning}", err=True)
+    typer.echo(f"{out}: {summary['rows']:,} rows in {summary['seconds']:.1f} s, {summary['rows_per_s']:,} rows/s")
     if as_json:
         typer.echo(json.dumps({"out": str(out), **summary}))

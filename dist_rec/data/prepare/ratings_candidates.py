@@ -1,7 +1,9 @@
-"""The items that the item of a test interaction is ranked among: given in a file, or drawn.
+"""The items that the item of a validation or test rating is ranked among: given in a file, or drawn.
 
-Shapes: R test (or validation) rows, K candidates of each, N ratings.
+Shapes: N ratings, L lines, R rows of a split, K candidates of each.
 """
+
+from collections.abc import Callable
 
 import numpy as np
 import pyarrow as pa
@@ -10,11 +12,48 @@ import pyarrow.csv as pacsv
 from numpy.typing import NDArray
 
 from dist_rec.core.errors import UserError
+from dist_rec.data.negatives import Negatives
 from dist_rec.data.prepare.lines import cut, read_lines
+from dist_rec.data.prepare.ratings_ids import Encoded
+from dist_rec.data.prepare.ratings_layout import lists
 from dist_rec.data.prepare.ratings_lines import Ratings
+from dist_rec.data.prepare.ratings_split import TEST, TRAIN, VALID, LeaveOneOut
 
 
-def read_candidates(path: str, ratings: Ratings, test_N: NDArray[np.bool_]) -> NDArray[np.int32]:
+def find_candidates(encoded: Encoded, splitter: LeaveOneOut, warn: Callable[[str], None]) -> dict[int, pa.ListArray]:
+    """The candidates of every rating of each part, if the split says how; those of training are empty lists.
+
+    Drawn ones are distinct and no items of the user, in whatever part; given ones are as the file says.
+    """
+    if not (splitter.negatives or splitter.draw):
+        return {}
+    found, num = {}, splitter.draw or 0
+    if splitter.negatives:
+        code_RK = _read_candidates(str(splitter.negatives), encoded.ratings, encoded.parts.targets(TEST))
+        found[TEST], num = _given(code_RK, encoded, warn), code_RK.shape[1]
+    every_pair_S = encoded.pairs(np.ones(len(encoded.ratings), np.bool_))
+    negatives = Negatives(every_pair_S, encoded.users, encoded.items, splitter.seed, splitter.by)
+    for part, of_part in ((TRAIN, 0), (VALID, num), (TEST, num)):
+        if part not in found:
+            target_N = encoded.parts.targets(part)
+            user_R, item_R = encoded.user_N[target_N], encoded.item_N[target_N]
+            drawn_RK = negatives.draw(part, user_R, item_R, of_part, distinct=True)
+            found[part] = lists(drawn_RK.reshape(-1), np.full(len(drawn_RK), of_part))
+    return found
+
+
+def _given(code_RK: NDArray[np.int32], encoded: Encoded, warn: Callable[[str], None]) -> pa.ListArray:
+    """The rows of given candidates, without the test item itself wherever it is among them."""
+    other_RK = code_RK != encoded.ratings.item_N[encoded.parts.targets(TEST), None]
+    item_RK = np.where(code_RK < 0, 0, encoded.item_K[code_RK])
+    if own := int((~other_RK).sum()):
+        warn(f"{own} test items are among their own candidates; they are left out there")
+    if unknown := int((item_RK == 0).sum()):
+        warn(f"{unknown} candidates of the test are items that training never saw: row 0 of the table")
+    return lists(item_RK[other_RK], other_RK.sum(1))
+
+
+def _read_candidates(path: str, ratings: Ratings, test_N: NDArray[np.bool_]) -> NDArray[np.int32]:
     """Reads `(user,item)` and the codes of K other items a line, tab-separated, plain or gzipped.
 
     Returns:
@@ -24,7 +63,7 @@ def read_candidates(path: str, ratings: Ratings, test_N: NDArray[np.bool_]) -> N
         UserError: naming the file, and the line or user, if lines differ in length, or a test rating has no line or a
             line of another item.
     """
-    table = _read(path)
+    table = _read_table(path)
     names = table.column_names
     key = pc.split_pattern(pc.utf8_trim(table["positive"], characters="()"), ",", max_splits=1)
     is_pair_L = pc.equal(pc.list_value_length(key), 2).to_numpy()
@@ -47,7 +86,7 @@ def read_candidates(path: str, ratings: Ratings, test_N: NDArray[np.bool_]) -> N
     return candidates_LK[line_R]
 
 
-def _read(path: str) -> pa.Table:
+def _read_table(path: str) -> pa.Table:
     lines = b"".join(block for piece in cut(path) for block, _ in read_lines(piece, b""))
     if not lines:
         raise UserError(f"{path} holds no candidates")

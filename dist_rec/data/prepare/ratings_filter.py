@@ -3,15 +3,11 @@
 Shapes: N ratings, U users.
 """
 
-import logging
-
 import numpy as np
 
 from dist_rec.core.errors import UserError
 from dist_rec.data.prepare.ratings_lines import Ratings
 from dist_rec.data.prepare.ratings_split import Mask
-
-log = logging.getLogger(__name__)
 
 
 def choose(
@@ -38,8 +34,6 @@ def choose(
     if not kept_N.any():
         raise UserError("no rating is left; lower --min-rating or --min-interactions")
     newest, high, kept = (int(mask_N.sum()) for mask_N in (newest_N, high_N, kept_N))
-    if newest < len(ratings):
-        log.warning("left out %d ratings of an item that the user rated again later", len(ratings) - newest)
     return kept_N, {"repeated": len(ratings) - newest, "low": newest - high, "of_users_with_few": high - kept}
 
 
