@@ -203,7 +203,7 @@ def _ids(index_V: NDArray[np.int64], known_K: NDArray[np.int64]) -> NDArray[np.i
 def prepare(
     patterns: Mapping[str, Sequence[str]],
     out: Path,
-    label: LabelKind = "rating",
+    label: LabelKind | None = None,
     fitted_from: Path | None = None,
     workers: int | None = None,
 ) -> Prepared:
@@ -212,7 +212,7 @@ def prepare(
     Args:
         patterns: files or glob patterns of each split: train, valid, test.
         out: the folder to make.
-        label: rating keeps labels as they are; click makes -1, 0 and 1 into 0, 0 and 1.
+        label: rating, if nothing is said, keeps labels as they are; click makes -1, 0 and 1 into 0, 0 and 1.
         fitted_from: a folder prepared before, whose columns and tables are applied instead of new ones.
         workers: processes; for None as many as there are processors, fewer for few or small files.
 
@@ -223,12 +223,14 @@ def prepare(
     files = find_splits(patterns)
     if fitted_from is None and "train" not in files:
         raise UserError("nothing to fit on; give --train, or --fitted-from with a folder prepared before")
+    if fitted_from is not None and label is not None:
+        raise UserError("--label cannot be combined with --fitted-from, which brings its own")
     with new_folder(out) as folder, Workers(workers or worker_count(files), __name__) as pool:
         warnings: list[str] = []
         if fitted_from is None:
-            transform, warnings = _fit(files, label, folder, pool)
+            transform, warnings = _fit(files, label or "rating", folder, pool)
         else:
-            transform = _fitted_transform(fitted_from).model_copy(update={"label": label})
+            transform = _fitted_transform(fitted_from)
             copy_fit(fitted_from, {vocabulary_file(table): of for table, of in transform.vocabulary.items()}, folder)
         tasks = [
             EncodeFile(file, split, index, transform, folder)

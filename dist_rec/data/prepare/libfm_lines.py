@@ -75,7 +75,8 @@ def read_rows(path: str, report: Report) -> Iterator[Rows]:
             raise place.first_error() from None
         lines_before += lines.count(b"\n")
         count += rows.label_N.size
-        yield rows
+        if rows.label_N.size:
+            yield rows
         report(size, rows.label_N.size)
     if not count:
         raise UserError(f"{path} holds no rows")
@@ -105,4 +106,4 @@ def _parse(lines: bytes, place: Place) -> Rows:
 
 
 def _is_number(text: str) -> bool:
-    return bool(re.fullmatch(NUMBER, text)) and bool(np.isfinite(np.float32(text)))
+    return bool(re.fullmatch(NUMBER, text)) and abs(float(text)) <= float(np.finfo(np.float32).max)
