@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dist_rec.core.errors import UserError
+from dist_rec.data.prepare.vocabulary import checksum
 from dist_rec.data.shards import Dataset
 from dist_rec.data.splitmix import U64, stream, words
 
@@ -42,9 +43,10 @@ class Negatives:
         by: Literal["uniform", "popularity"] = "uniform",
         alpha: float = 1.0,
     ) -> None:
-        self._seen_S, self._items, self._seed = seen_S, items, seed
-        self._starts_U = np.searchsorted(seen_S, np.arange(users + 1) * items)
-        self._free_U = items - 1 - np.diff(self._starts_U)
+        self._items, self._seed = items, seed
+        # A lookup needs something to find; no pair is -1.
+        self._seen_S = np.asarray(seen_S) if seen_S.size else np.array([-1])
+        self._free_U = items - 1 - np.diff(np.searchsorted(seen_S, np.arange(users + 1) * items))
         self._cumulative_I: NDArray[np.float64] | None = None
         if by == "popularity":
             count_I = np.bincount(seen_S % items, minlength=items)[1:]
@@ -61,18 +63,13 @@ class Negatives:
         Raises:
             UserError: if the folder has no seen pairs, or not those that it was prepared with.
         """
-        path = Path(dataset.path, SEEN)
-        expected = dataset.manifest.transform.get("seen")
-        if expected is None:
+        path, seen = Path(dataset.path, SEEN), dataset.manifest.transform.get("seen")
+        if seen is None:
             raise UserError(f"{dataset.path} was not prepared by `dist-rec prepare ratings`: it has no seen pairs")
-        try:
-            seen_S = np.load(path, mmap_mode="r")
-        except (OSError, ValueError):
-            raise UserError(f"{path} is missing or damaged; prepare the data again") from None
-        if seen_S.size != expected["pairs"]:
-            raise UserError(f"{path} holds {seen_S.size} pairs, not {expected['pairs']}; prepare the data again")
+        if not path.exists() or checksum(path) != seen["checksum"]:
+            raise UserError(f"{path} is missing or damaged; prepare the data again")
         tables = dataset.manifest.tables
-        return cls(seen_S, tables["user"].rows, tables["item"].rows, seed, by, alpha)
+        return cls(np.load(path, mmap_mode="r"), tables["user"].rows, tables["item"].rows, seed, by, alpha)
 
     def draw(self, step: int, user_B: Ints, item_B: Ints, num: int, distinct: bool = False) -> NDArray[np.int32]:
         """Negatives of a batch, int32 [B, N].

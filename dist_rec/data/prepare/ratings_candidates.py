@@ -29,7 +29,7 @@ def find_candidates(encoded: Encoded, splitter: LeaveOneOut, warn: Callable[[str
         return {}
     found, num = {}, splitter.draw or 0
     if splitter.negatives:
-        code_RK = _read_candidates(str(splitter.negatives), encoded.ratings, encoded.parts.targets(TEST))
+        code_RK = _read_candidates(splitter.negatives, encoded.ratings, encoded.parts.targets(TEST))
         found[TEST], num = _given(code_RK, encoded, warn), code_RK.shape[1]
     every_pair_S = encoded.pairs(np.ones(len(encoded.ratings), np.bool_))
     negatives = Negatives(every_pair_S, encoded.users, encoded.items, splitter.seed, splitter.by)

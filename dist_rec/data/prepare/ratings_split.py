@@ -4,11 +4,12 @@ Shapes: N ratings, U users.
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, field_serializer
 
 from dist_rec.core.config import Config
 from dist_rec.core.errors import UserError
@@ -55,6 +56,11 @@ class LeaveOneOut(Config):
     by: Literal["uniform", "popularity"] = "uniform"
     """How candidates are drawn: every item alike, or by its ratings in training."""
     seed: int = Field(0, ge=0)
+
+    @field_serializer("negatives")
+    def _name(self, path: str | None) -> str | None:
+        """The manifest says the same wherever the file lies."""
+        return None if path is None else Path(path).name
 
     def parts(self, ratings: Ratings, test_N: Mask) -> Parts:
         """Splits; `test_N` are ratings that are for the test already: with any, the last of the rest is validation."""
