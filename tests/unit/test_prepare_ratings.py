@@ -1,0 +1,454 @@
+"""Rating files to a prepared folder: equal to the slow way, whatever the form of the input."""
+
+import gzip
+import json
+import math
+import os
+import random
+from collections import Counter, defaultdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+from dist_rec.cli.main import app
+from dist_rec.core.errors import UserError
+from dist_rec.data.loader import Loader, LoaderConfig
+from dist_rec.data.prepare import lines as lines_module
+from dist_rec.data.prepare.prepared import Prepared
+from dist_rec.data.prepare.ratings import Options, prepare
+from dist_rec.data.prepare.ratings_split import Chronological, HeldOutUsers, LeaveOneOut, Random, Splitter, splitter
+from dist_rec.data.shards import Dataset
+
+DATA = Path(os.environ.get("DIST_REC_DATA", Path(__file__).parents[3] / "shared" / "data")) / "ml-1m"
+
+
+class Rating(NamedTuple):
+    user: str
+    item: str
+    rating: float
+    time: int
+
+
+def some_ratings(seed: int, users: int = 30, items: int = 20) -> list[Rating]:
+    """Ids of every kind, popular items, many ties in time; each (user, item) once."""
+    rng = random.Random(seed)
+    found = []
+    for user in range(users):
+        for item in range(items):
+            if rng.random() < (1 + user % 5) / (2 + item):
+                found.append(
+                    Rating(f"ü{user}", str(7 * item - 3), rng.choice([1.0, 2.5, 3.0, 4.0, 5.0]), rng.randrange(9))
+                )
+    rng.shuffle(found)
+    return found
+
+
+def write(path: Path, ratings: list[Rating], separator: str = "\t", fields: int = 4) -> str:
+    lines = [separator.join(map(str, rating[:fields])) for rating in ratings]
+    path.write_text("".join(f"{line}\n" for line in lines))
+    return str(path)
+
+
+def read(folder: Path, split: str) -> list[dict[str, Any]]:
+    data = Dataset(folder)
+    if split not in data.manifest.splits:
+        return []
+    return pa.Table.from_batches([data.read_block(shard, block) for shard, block, _ in data.blocks(split)]).to_pylist()
+
+
+def raw_ids(folder: Path, table: str) -> list[str]:
+    """By row."""
+    return ["?", *(folder / "vocabulary" / f"{table}.txt").read_text().splitlines()]
+
+
+def triples(folder: Path, split: str) -> list[tuple[str, str, float]]:
+    """Raw user, raw item and label of every target of a split, whatever the layout; `?` for unknown ones."""
+    users, items = raw_ids(folder, "user"), raw_ids(folder, "item")
+    found = []
+    for row in read(folder, split):
+        if "target" not in row:
+            found.append((users[row["user"]], items[row["item"]], row["label"]))
+            continue
+        for other, weight in zip(row["target"], row["target_weight"], strict=True):
+            user, item = (row["user"], other) if "user" in row else (other, row["item"])
+            found.append((users[user], items[item], weight))
+    return found
+
+
+def run(tmp: Path, ratings: list[Rating], splitter: Splitter, **options: Any) -> tuple[Path, Prepared]:
+    number = len(list(tmp.iterdir()))
+    out = tmp / f"out{number}"
+    return out, prepare([write(tmp / f"raw{number}", ratings)], out, splitter, Options(**options))
+
+
+def expected(ratings: list[Rating]) -> list[tuple[str, str, float]]:
+    return [(rating.user, rating.item, rating.rating) for rating in ratings]
+
+
+def by_user(ratings: list[Rating]) -> dict[str, list[Rating]]:
+    """In the order of time, ties by order."""
+    found = defaultdict(list)
+    for rating in sorted(ratings, key=lambda rating: rating.time):
+        found[rating.user].append(rating)
+    return found
+
+
+def known(ratings: list[Rating], train: set[Rating]) -> list[tuple[str, str, float]]:
+    users, items = {rating.user for rating in train}, {rating.item for rating in train}
+    return [
+        (rating.user if rating.user in users else "?", rating.item if rating.item in items else "?", rating.rating)
+        for rating in ratings
+    ]
+
+
+FORMS = [("\t", 4), (",", 4), ("::", 4), (";", 4), (" ", 4), ("|", 4), ("::", 3), (" ", 3)]
+
+
+@pytest.mark.parametrize(("separator", "fields"), FORMS)
+@pytest.mark.parametrize("header", [False, True])
+@pytest.mark.parametrize("form", ["plain", "gzip", "windows", "unended"])
+def test_all_forms_of_files_say_the_same(
+    tmp_path: Path, separator: str, fields: int, header: bool, form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lines_module, "BLOCK_BYTES", 1 << 10)
+    monkeypatch.setattr(lines_module, "PIECE_BYTES", 3 << 10)
+    ratings = [rating._replace(time=0) if fields == 3 else rating for rating in some_ratings(0, users=60)]
+    usual, _ = run(tmp_path, ratings, LeaveOneOut(draw=2), layout="interactions")
+    text = Path(write(tmp_path / "other", ratings, separator, fields)).read_bytes()
+    if header:
+        text = separator.join(("userId", "movieId", "rating", "timestamp")[:fields]).encode() + b"\n" + text
+    changed = {
+        "plain": lambda: text,
+        "gzip": lambda: gzip.compress(text, 1),
+        "windows": lambda: text.replace(b"\n", b"\r\n"),
+        "unended": lambda: text[:-1],
+    }[form]()
+    (tmp_path / "other").write_bytes(changed)
+    given = separator if separator == "|" else None
+    prepare([str(tmp_path / "other")], tmp_path / "out", LeaveOneOut(draw=2), Options(), separator=given)
+    for split in ("train", "valid", "test"):
+        assert read(tmp_path / "out", split) == read(usual, split)
+
+
+def test_ids_are_by_count_in_training_and_kept(tmp_path: Path) -> None:
+    ratings = some_ratings(1)
+    out, prepared = run(tmp_path, ratings, LeaveOneOut())
+    train = triples(out, "train")
+    first = {rating.item: place for place, rating in reversed(list(enumerate(ratings)))}
+    counts = Counter(item for _, item, _ in train)
+    assert raw_ids(out, "item")[1:] == sorted(counts, key=lambda item: (-counts[item], first[item]))
+    tables = prepared.manifest.tables
+    assert tables["item"].rows == len(counts) + 1
+    assert tables["user"].rows == len({user for user, _, _ in train}) + 1
+    labels = prepared.manifest.transform["labels"]
+    assert (labels["min"], labels["max"]) == (min(label for *_, label in train), max(label for *_, label in train))
+    assert labels["mean"] == pytest.approx(sum(label for *_, label in train) / len(train))
+
+
+@given(st.integers(0, 10**6), st.integers(1, 40))
+def test_leave_one_out_takes_the_last_two(tmp_path_factory: pytest.TempPathFactory, seed: int, users: int) -> None:
+    ratings = [Rating("one", "4", 3.0, 2), *some_ratings(seed, users)]
+    out, prepared = run(tmp_path_factory.mktemp("ratings"), ratings, LeaveOneOut())
+    train, valid, test = [], [], []
+    for of_user in by_user(ratings).values():
+        keep = max(len(of_user) - 2, 1)
+        train += of_user[:keep]
+        valid += of_user[keep:-1]
+        test += of_user[max(keep, len(of_user) - 1) :]
+    assert sorted(triples(out, "train")) == sorted(expected(train))
+    assert sorted(triples(out, "valid")) == sorted(known(valid, set(train)))
+    assert sorted(triples(out, "test")) == sorted(known(test, set(train)))
+    alone = sum(len(of_user) == 1 for of_user in by_user(ratings).values())
+    assert f"{alone} users have no test rating: they rated too little, or --test has none of them" in prepared.warnings
+
+
+def test_a_test_file_beside_the_training_file(tmp_path: Path) -> None:
+    ratings = some_ratings(2)
+    last = [of_user[0] for of_user in by_user(ratings).values() if len(of_user) > 1]
+    rest = [rating for rating in ratings if rating not in last]
+    train_file, test_file = write(tmp_path / "train", rest), write(tmp_path / "test", last)
+    prepare([train_file], tmp_path / "out", LeaveOneOut(), Options(), [test_file])
+    valid = [of_user[-1] for of_user in by_user(rest).values() if len(of_user) > 1]
+    train = {rating for rating in rest if rating not in valid}
+    assert triples(tmp_path / "out", "test") == known(last, train)
+    assert sorted(triples(tmp_path / "out", "valid")) == sorted(known(valid, train))
+    with pytest.raises(UserError, match="is rated in FILES and in --test; remove it from one of them"):
+        prepare([train_file], tmp_path / "no", LeaveOneOut(), Options(), [write(tmp_path / "both", rest[:1])])
+    with pytest.raises(UserError, match="is in both FILES and --test"):
+        prepare([train_file], tmp_path / "no", LeaveOneOut(), Options(), [train_file])
+    with pytest.raises(UserError, match="--test is for --split leave-one-out; random makes"):
+        prepare([train_file], tmp_path / "no", Random(), Options(), [test_file])
+
+
+@pytest.mark.parametrize(("test_share", "valid_share"), [(0.1, 0.05), (0.5, 0.0), (0.3, 0.5)])
+def test_random_deals_every_rating_once(tmp_path: Path, test_share: float, valid_share: float) -> None:
+    ratings = some_ratings(3)
+    outs = {}
+    for seed in (0, 1):
+        split = Random(test_share=test_share, valid_share=valid_share, seed=seed)
+        for layout in ("interactions", "users", "items"):
+            outs[seed, layout], prepared = run(tmp_path, ratings, split, layout=layout)
+            test = round(test_share * len(ratings))
+            valid = round(valid_share * (len(ratings) - test))
+            sizes = {"train": len(ratings) - test - valid, "valid": valid, "test": test}
+            assert prepared.manifest.transform["ratings"] == sizes
+            assert list(prepared.manifest.splits) == [name for name, size in sizes.items() if size]
+    for split_name in ("train", "valid", "test"):
+        of_layouts = [sorted(triples(outs[0, layout], split_name)) for layout in ("interactions", "users", "items")]
+        assert of_layouts[0] == of_layouts[1] == of_layouts[2]
+        if split_name != "valid":
+            assert of_layouts[0] != sorted(triples(outs[1, "interactions"], split_name))
+    found = [triple for name in ("train", "valid", "test") for triple in triples(outs[0, "interactions"], name)]
+    assert Counter(user for user, _, _ in found if user != "?") <= Counter(rating.user for rating in ratings)
+    assert Counter(label for *_, label in found) == Counter(rating.rating for rating in ratings)
+
+
+def test_chronological_cuts_each_user_in_time(tmp_path: Path) -> None:
+    ratings = some_ratings(4, users=60)
+    out, _ = run(tmp_path, ratings, Chronological(test_share=0.2, valid_share=0.25))
+    train, valid, test = [], [], []
+    for of_user in by_user(ratings).values():
+        first_test = max(len(of_user) - round(0.2 * len(of_user)), 1)
+        first_valid = max(first_test - round(0.25 * first_test), 1)
+        train += of_user[:first_valid]
+        valid += of_user[first_valid:first_test]
+        test += of_user[first_test:]
+    assert sorted(triples(out, "train")) == sorted(expected(train))
+    assert sorted(triples(out, "valid")) == sorted(known(valid, set(train)))
+    assert sorted(triples(out, "test")) == sorted(known(test, set(train)))
+
+
+@given(st.integers(0, 10**6), st.integers(1, 5), st.integers(1, 5), st.sampled_from([0.5, 0.8, 0.9]))
+def test_held_out_users(
+    tmp_path_factory: pytest.TempPathFactory, seed: int, valid_users: int, test_users: int, fold_in: float
+) -> None:
+    ratings = some_ratings(seed)
+    split = HeldOutUsers(valid_users=valid_users, test_users=test_users, fold_in=fold_in, seed=seed)
+    out, prepared = run(tmp_path_factory.mktemp("ratings"), ratings, split, layout="users", implicit=True)
+    users, items = raw_ids(out, "user"), raw_ids(out, "item")
+    seen = {rating.item for rating in ratings if rating.user in users}
+    assert set(items[1:]) == seen
+    held = [of_user for user, of_user in by_user(ratings).items() if user not in users]
+    assert len(held) == valid_users + test_users
+    # What is shown and what is to be predicted of each held-out user make up their known items.
+    sets = Counter(frozenset(rating.item for rating in of_user if rating.item in seen) for of_user in held)
+    sizes = [len(row["target"]) for name in ("valid", "test") for row in read(out, name)]
+    for name in ("valid", "test"):
+        for row in read(out, name):
+            assert row["user"] == 0
+            assert set(row["history"]).isdisjoint(row["target"])
+            whole = {*row["history"], *row["target"]}
+            assert sets[frozenset(items[item] for item in whole)]
+            assert len(row["target"]) == math.floor(round((1 - fold_in) * len(whole), 6))
+            assert row["history_weight"] == [1.0] * len(row["history"])
+    known_sizes = [len(of_user) for of_user in sets.elements()]
+    assert sorted(sizes) == sorted(
+        target for size in known_sizes if (target := math.floor(round((1 - fold_in) * size, 6)))
+    )
+    for row in read(out, "train"):
+        assert row["history"] == row["target"]
+        assert row["history_weight"] == row["target_weight"]
+    left_out = sum(rating.item not in seen for of_user in held for rating in of_user)
+    assert prepared.manifest.transform["left_out"]["of_items_that_training_never_saw"] == left_out
+
+
+@pytest.mark.parametrize("layout", ["users", "items"])
+def test_bags_show_the_training_ratings_and_ask_for_the_split_s(tmp_path: Path, layout: str) -> None:
+    owner, member = ("user", "item") if layout == "users" else ("item", "user")
+    ratings = some_ratings(5)
+    out, prepared = run(tmp_path, ratings, Random(test_share=0.4, valid_share=0.2), layout=layout)
+    train = defaultdict(list)
+    for row in read(out, "train"):
+        train[row[owner]] = sorted(zip(row["target"], row["target_weight"], strict=True))
+    for name in ("train", "valid", "test"):
+        rows = read(out, name)
+        assert [row["label"] for row in rows] == [0.0] * len(rows)
+        known_owners = [row[owner] for row in rows if row[owner]]
+        assert len(set(known_owners)) == len(known_owners)
+        for row in rows:
+            assert row["target"]
+            assert sorted(zip(row["history"], row["history_weight"], strict=True)) == train[row[owner]]
+    assert prepared.manifest.column("history").table == member
+    loader = Loader(Dataset(out), "test", LoaderConfig(path=str(out), streams=1, window=8), batch=4)
+    batch = next(loader.batches(0, 1))
+    assert batch.ids.keys() == [owner]
+    assert batch.weighted_ids.keys() == ["history", "target"]
+
+
+def test_candidates_are_drawn_apart_from_the_user_s_items(tmp_path: Path) -> None:
+    ratings = some_ratings(6, items=40)
+    for by in ("uniform", "popularity"):
+        out, _ = run(tmp_path, ratings, LeaveOneOut(draw=9, by=by, seed=3))
+        users, items = raw_ids(out, "user"), raw_ids(out, "item")
+        own = {(rating.user, rating.item) for rating in ratings}
+        assert all(row["candidates"] == [] for row in read(out, "train"))
+        for row in (*read(out, "valid"), *read(out, "test")):
+            assert len(set(row["candidates"])) == 9
+            assert all(item and (users[row["user"]], items[item]) not in own for item in row["candidates"])
+    assert read(run(tmp_path, ratings, LeaveOneOut(draw=9, by=by, seed=4))[0], "test") != read(out, "test")
+
+
+def candidates_file(path: Path, rows: list[tuple[str, str, list[str]]]) -> str:
+    text = "".join(f"({user},{item})\t" + "\t".join(others) + "\n" for user, item, others in rows)
+    path.write_bytes(gzip.compress(text.encode()))
+    return str(path)
+
+
+def test_candidates_are_read(tmp_path: Path) -> None:
+    ratings = some_ratings(7, items=40)
+    test = [of_user[-1] for of_user in by_user(ratings).values() if len(of_user) > 1]
+    rng = random.Random(0)
+    rows = [(rating.user, rating.item, [str(7 * rng.randrange(40) - 3) for _ in range(6)]) for rating in test]
+    rows[0][2][2], rows[1][2][3] = "new", rows[1][1]
+    path = candidates_file(tmp_path / "given", [*rows, ("nobody", "4", ["4"] * 6)])
+    out, prepared = run(tmp_path, ratings, LeaveOneOut(negatives=path))
+    users, items = raw_ids(out, "user"), raw_ids(out, "item")
+    found = {users[row["user"]]: row["candidates"] for row in read(out, "test")}
+    for user, item, others in rows:
+        wanted = [other if other in items else "?" for other in others if other != item]
+        assert [items[row] for row in found[user]] == wanted
+    assert all(len(set(row["candidates"])) == 6 for row in read(out, "valid"))
+    assert any("test items are among their own candidates" in warning for warning in prepared.warnings)
+    assert any("candidates of the test are items that training never saw" in text for text in prepared.warnings)
+
+    def refused(rows: list[tuple[str, str, list[str]]]) -> str:
+        with pytest.raises(UserError) as caught:
+            run(tmp_path, ratings, LeaveOneOut(negatives=candidates_file(tmp_path / "bad", rows)))
+        return str(caught.value).removeprefix(f"{tmp_path}/bad")
+
+    assert refused(rows[1:]) == f" has no line for user {rows[0][0]}; add it, or draw candidates with --draw"
+    assert refused([*rows[:3], (rows[3][0], "4444", rows[3][2]), *rows[4:]]).startswith(
+        f", line 4 is of another item than the user's test item, {rows[3][1]}"
+    )
+    assert refused([*rows[:4], (*rows[4][:2], ["4"])]) == ", line 5 has 2 fields, but line 1 has 7"
+    (tmp_path / "bad").write_text("3 5\t6\n")
+    with pytest.raises(UserError, match=r"bad, line 1 does not begin with \(user,item\)"):
+        run(tmp_path, ratings, LeaveOneOut(negatives=str(tmp_path / "bad")))
+
+
+def test_of_several_ratings_of_an_item_the_newest_counts(tmp_path: Path) -> None:
+    ratings = some_ratings(8)
+    again = [rating._replace(rating=2.0, time=rating.time - 1) for rating in ratings[:5]]
+    tied = [rating._replace(rating=2.0) for rating in ratings[5:9]]
+    out, prepared = run(tmp_path, [*tied, *ratings, *again], Random(valid_share=0.0))
+    assert sorted(triples(out, "train")) == sorted(triples(run(tmp_path, ratings, Random(valid_share=0.0))[0], "train"))
+    assert prepared.warnings[0] == "9 ratings are left out: the user rated the item again later"
+
+
+def test_low_ratings_and_users_with_few_are_left_out(tmp_path: Path) -> None:
+    ratings = some_ratings(9)
+    high = [rating for rating in ratings if rating.rating >= 3]
+    enough = [rating for rating in high if len(by_user(high)[rating.user]) >= 4]
+    assert len(enough) < len(high)
+    options = {"min_rating": 3.0, "min_interactions": 4, "implicit": True}
+    out, prepared = run(tmp_path, ratings, Chronological(valid_share=0.0), **options)
+    found = [*triples(out, "train"), *triples(out, "test")]
+    assert sorted(user for user, _, _ in found) == sorted(rating.user for rating in enough)
+    assert {label for *_, label in found} == {1.0}
+    left_out = prepared.manifest.transform["left_out"]
+    assert (left_out["low"], left_out["of_users_with_few"]) == (len(ratings) - len(high), len(high) - len(enough))
+    with pytest.raises(UserError, match="no rating is left; lower --min-rating or --min-interactions"):
+        run(tmp_path, ratings, Random(), min_rating=6.0)
+
+
+LINES = [f"{user}::{item}::{1 + item % 5}::97830{item:04}" for user in range(40) for item in range(12)]
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("1::2::3", "line 301 has 3 fields by separator '::', not 4"),
+        ("", "line 301 has 1 fields by separator '::', not 4"),
+        ("1::2::x::5", "line 301 has 'x' for its rating"),
+        ("1::2::::5", "line 301 has '' for its rating"),
+        ("1::2::3::yesterday", "line 301 has 'yesterday' for its time"),
+        ("1::2::3::9783000.5", "line 301 has '9783000.5' for its time"),
+        ("::2::3::5", "line 301 has '' for its user"),
+        ("1::\udcff::3::5", "line 301 has '�' for its item, which is not UTF-8"),
+        ("1::2::6::5", "line 301: rating 6 is not from 1 to 5, the --range"),
+        ("1::2::0.5::5", "line 301: rating 0.5 is not from 1 to 5, the --range"),
+        ("1::2::nan::5", "line 301"),
+        ("1::2::inf::5", "line 301"),
+    ],
+)
+def test_a_bad_line_is_named_and_nothing_is_left(
+    tmp_path: Path, line: str, message: str, zipped: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lines_module, "BLOCK_BYTES", 1 << 10)
+    monkeypatch.setattr(lines_module, "PIECE_BYTES", 3 << 10)
+    content = "\n".join([*LINES[:300], line, *LINES[300:]]).encode(errors="surrogateescape")
+    path = tmp_path / "bad"
+    path.write_bytes(gzip.compress(content, 1) if zipped else content)
+    with pytest.raises(UserError) as caught:
+        prepare([str(path)], tmp_path / "out", Random(), Options(), bounds=(1, 5))
+    assert str(caught.value).startswith(f"{path}, {message}")
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_impossible_requests_are_refused(tmp_path: Path) -> None:
+    ratings = some_ratings(10)
+    with pytest.raises(UserError, match="--split held-out-users needs --layout users"):
+        run(tmp_path, ratings, HeldOutUsers(valid_users=1, test_users=1))
+    with pytest.raises(UserError, match="leave none of the 30 users for training"):
+        run(tmp_path, ratings, HeldOutUsers(valid_users=15, test_users=15), layout="users")
+    with pytest.raises(UserError, match=r"candidates \(--negatives, --draw\) are for --layout interactions"):
+        run(tmp_path, ratings, LeaveOneOut(draw=3), layout="users")
+    with pytest.raises(UserError, match="--negatives gives the candidates and --draw draws them; choose one"):
+        run(tmp_path, ratings, LeaveOneOut(draw=3, negatives="x"))
+    with pytest.raises(UserError, match=r"user .* has seen all but .* of 20 items, and 19 negatives are to be drawn"):
+        run(tmp_path, ratings, LeaveOneOut(draw=19))
+    with pytest.raises(UserError, match=r"not `user item rating \[timestamp\]` by tab, comma"):
+        prepare([write(tmp_path / "bar", ratings, "|")], tmp_path / "out", Random(), Options())
+    with pytest.raises(UserError, match="by --separator ';'; choose another --separator"):
+        prepare([write(tmp_path / "bar", ratings, "|")], tmp_path / "out", Random(), Options(), separator=";")
+    three = write(tmp_path / "three", ratings, fields=3)
+    with pytest.raises(UserError, match=r"three has 3 fields a line, but .*all files must have timestamps, or none"):
+        prepare([write(tmp_path / "four", ratings), three], tmp_path / "out", Random(), Options())
+    (tmp_path / "header").write_text("user,item,rating\n")
+    with pytest.raises(UserError, match="header holds no ratings"):
+        prepare([str(tmp_path / "header")], tmp_path / "out", Random(), Options())
+    with pytest.raises(UserError, match="--split 'best' is not one of leave-one-out, random"):
+        splitter("best", {})
+    with pytest.raises(UserError, match="--draw is not for --split random, whose options are --test-share, --valid-sh"):
+        splitter("random", {"draw": 3, "seed": None})
+    with pytest.raises(UserError, match="--split held-out-users needs --test-users"):
+        splitter("held-out-users", {"valid_users": 3})
+    with pytest.raises(UserError, match=r"--split random: test_share = 1\.5"):
+        splitter("random", {"test_share": 1.5})
+
+
+def test_the_command_writes_the_same_bytes_each_time(tmp_path: Path) -> None:
+    raw = write(tmp_path / "raw", some_ratings(11), "::")
+    arguments = ["prepare", "ratings", raw, "--split", "leave-one-out", "--draw", "5", "--by", "popularity", "--json"]
+    for out in ("one", "two"):
+        ran = CliRunner().invoke(app, [*arguments, "--implicit", "--seed", "7", "--out", str(tmp_path / out)])
+        assert ran.exit_code == 0, ran.output
+    last = json.loads(ran.stdout.splitlines()[-1])
+    assert last["splits"]["test"]["rows"] == Dataset(tmp_path / "one").manifest.splits["test"].rows
+    files = [path.relative_to(tmp_path / "one") for path in (tmp_path / "one").rglob("*") if path.is_file()]
+    assert len(files) == 7
+    for file in files:
+        assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
+
+
+@pytest.mark.skipif(not DATA.exists(), reason="the real MovieLens ratings are not here")
+def test_the_protocols_on_movielens(tmp_path: Path) -> None:
+    train, test = (str(DATA / f"ml-1m.{name}.rating.gz") for name in ("train", "test"))
+    given = LeaveOneOut(negatives=str(DATA / "ml-1m.test.negative.gz"))
+    manifest = prepare([train], tmp_path / "loo", given, Options(implicit=True), [test]).manifest
+    assert {name: split.rows for name, split in manifest.splits.items()} == {
+        "train": 988_129, "valid": 6_040, "test": 6_040
+    }  # fmt: skip
+    assert Counter(len(row["candidates"]) for row in read(tmp_path / "loo", "test")) == {99: 5_884, 98: 156}
+    assert {len(row["candidates"]) for row in read(tmp_path / "loo", "valid")} == {99}
+    # Liang et al. 2018, section 4.1, on MovieLens-1M.
+    held = HeldOutUsers(valid_users=603, test_users=603, seed=98765)
+    options = Options(layout="users", implicit=True, min_rating=4.0, min_interactions=5)
+    manifest = prepare([train, test], tmp_path / "held", held, options).manifest
+    assert [split.rows for split in manifest.splits.values()] == [4_828, 603, 603]
