@@ -1,5 +1,9 @@
-"""Collectives that gradients flow through."""
+"""Collectives that gradients flow through.
 
+Shapes: B rows of this process, G rows of all processes.
+"""
+
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -27,3 +31,58 @@ def sum_over_processes(x: Tensor) -> Tensor:
     if not dist.is_initialized() or dist.get_world_size() == 1:
         return x
     return _SumOverProcesses.apply(x)
+
+
+def logsumexp_over_processes(x: Tensor) -> Tensor:
+    """log Σ exp(x) over the processes' `x`, element by element; an element may be -inf, though not on every process."""
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return x
+    top = x.detach().clone()
+    dist.all_reduce(top, dist.ReduceOp.MAX)
+    return top + sum_over_processes((x - top).exp()).log()
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """Rows of all processes, in the order of the ranks."""
+
+    rows: Tensor
+    """[G, ...]."""
+    counts: tuple[int, ...]
+    """Rows of each process."""
+    rank: int
+
+    @property
+    def start(self) -> int:
+        """Number of the first row of this process."""
+        return sum(self.counts[: self.rank])
+
+    def own(self, values: Tensor) -> Tensor:
+        """Of a value for each of the G rows, those of this process's B rows."""
+        return values[self.start : self.start + self.counts[self.rank]]
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, counts: tuple[int, ...]) -> Tensor:
+        ctx.counts, most = counts, max(counts)
+        padded = torch.cat([rows, rows.new_zeros(most - len(rows), *rows.shape[1:])])
+        parts = [torch.empty_like(padded) for _ in counts]
+        dist.all_gather(parts, padded)
+        return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        gathered = Gathered(_SumOverProcesses.backward(ctx, grads[0]), ctx.counts, dist.get_rank())
+        return gathered.own(gathered.rows), None
+
+
+def gather_over_processes(rows: Tensor) -> Gathered:
+    """Every process's rows, [B, ...] with B of its own and perhaps 0, on every process."""
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return Gathered(rows, (len(rows),), 0)
+    count = torch.tensor([len(rows)], device=rows.device)
+    counts = [torch.empty_like(count) for _ in range(dist.get_world_size())]
+    dist.all_gather(counts, count)
+    sizes = tuple(torch.cat(counts).tolist())
+    return Gathered(_Gather.apply(rows, sizes) if max(sizes) else rows, sizes, dist.get_rank())

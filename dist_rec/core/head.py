@@ -35,6 +35,21 @@ class Lookup:
     """Initial weights are uniform in [-init, init]; None takes `embedding.init`."""
 
 
+@dataclass(frozen=True)
+class Catalog:
+    """A wish for a table of outputs: one row of weights for each id of a feature, that queries are scored against."""
+
+    name: str
+    feature: str
+    """An id column; its table's rows are what there is to choose from."""
+    dim: int
+    """Of the queries."""
+    bias: bool = True
+    """Whether each row has a bias, which starts from 0."""
+    init: float | None = None
+    """As of `Lookup`."""
+
+
 class Sequence(NamedTuple):
     """Embeddings of a sequence feature, rows end to end."""
 
@@ -70,6 +85,11 @@ class Head(nn.Module, ABC):
     @abstractmethod
     def lookups(cls, config: Any, manifest: Manifest) -> tuple[Lookup, ...]:
         """The embeddings that the head wants; raises UserError if the data cannot give them."""
+
+    @classmethod
+    def catalogs(cls, config: Any, manifest: Manifest) -> tuple[Catalog, ...]:
+        """The tables of outputs that the head wants; most want none."""
+        return ()
 
     @abstractmethod
     def __init__(self, config: Any, manifest: Manifest) -> None:

@@ -26,12 +26,10 @@ from torchrec.distributed.types import Shard, ShardedTensor
 from torchrec.optim import SGD, RowWiseAdagrad
 from torchrec.optim.keyed import KeyedOptimizer
 
-from dist_rec.embedding.row_rules import RowRule, row_rule
+from dist_rec.embedding.row_rules import RowUpdate, row_rule
 from dist_rec.embedding.tables import EmbeddingConfig, EmbeddingTable
 
 Kernel: TypeAlias = BatchedFusedEmbedding | BatchedFusedEmbeddingBag
-# Rows in a round of `step`, so that gathered rows and temporaries stay in the cache.
-CHUNK = 16384
 
 
 def rows_only(table: EmbeddingTable) -> tuple[type[torch.optim.Optimizer], dict[str, Any]]:
@@ -67,7 +65,7 @@ class RowOptimizer(KeyedOptimizer):
             settings = config.settings(kernel.config.embedding_tables[0].name)
             rule = row_rule(settings, kernel.split_embedding_weights()[0].device)
             if rule is not None:
-                self._tables.append(_RowTables(kernel, rule, settings.weight_decay))
+                self._tables.append(_RowTables(kernel, RowUpdate(rule, settings.weight_decay)))
             elif kernel.emb_module.optimizer == EmbOptimType.ADAM:
                 self._tables.append(_AdamSteps(kernel))
             for weights in [weights for _, weights, state in _states(kernel) if not state]:
@@ -89,22 +87,22 @@ class RowOptimizer(KeyedOptimizer):
 class _RowTables:
     """The tables of one FBGEMM kernel, one below the other as a matrix of R rows and D columns."""
 
-    def __init__(self, kernel: Kernel, rule: RowRule, weight_decay: float) -> None:
-        self._rule, self._weight_decay, self._group = rule, weight_decay, kernel.fused_optimizer.param_groups[0]
+    def __init__(self, kernel: Kernel, update: RowUpdate) -> None:
+        self._update, self._group = update, kernel.fused_optimizer.param_groups[0]
         module = kernel.emb_module
         assert module.pooling_mode in (PoolingMode.SUM, PoolingMode.NONE)
         self._is_pooled = module.pooling_mode == PoolingMode.SUM
         shards = module.split_embedding_weights()
         self._weights_RD = _stacked(shards)
         fused_state = [_stacked(list(parts)) for parts in zip(*module.split_optimizer_states(), strict=True)]
-        self._state = fused_state or [torch.zeros_like(self._weights_RD) for _ in rule.state]
+        self._state = fused_state or update.rule.initial_state(self._weights_RD)
         self._step = torch.zeros((), dtype=torch.int64)
         rows = [len(shard) for shard in shards]
         first_rows = [0, *accumulate(rows[:-1])]
         self._first_row_F = torch.tensor([first_rows[table] for table in module.feature_table_map]).to(shards[0].device)
         self._gradients: list[tuple[Tensor, Tensor]] = []
         if not fused_state:
-            for name, state_RD in zip(rule.state, self._state, strict=True):
+            for name, state_RD in zip(update.rule.state, self._state, strict=True):
                 _share(kernel, name, state_RD.split(rows))
         _share_step(kernel, self._step)
         module.register_forward_hook(self._looked_up, with_kwargs=True)
@@ -150,15 +148,8 @@ class _RowTables:
         self._step += 1
         rows_U, gradient_UD = _sum_by_row(self._gradients)
         self._gradients = []
-        step, lr = int(self._step), float(self._group["lr"])
-        for rows, gradient in zip(rows_U.split(CHUNK), gradient_UD.split(CHUNK), strict=True):
-            weights = self._weights_RD.index_select(0, rows)
-            state = [all_rows.index_select(0, rows) for all_rows in self._state]
-            if self._weight_decay:
-                gradient.add_(weights, alpha=self._weight_decay)
-            self._rule.update(weights, gradient, state, lr, step)
-            for all_rows, updated in zip((self._weights_RD, *self._state), (weights, *state), strict=True):
-                all_rows.index_copy_(0, rows, updated)
+        matrices = [self._weights_RD, *self._state]
+        self._update.rows(matrices, rows_U, gradient_UD, float(self._group["lr"]), int(self._step))
 
     def zero_grad(self) -> None:
         """See `RowOptimizer.zero_grad`."""

@@ -3,7 +3,7 @@
 Only rows that the batch looked up are touched ("lazy" updates): the moments of the others do not decay and L2 does not
 shrink them, unlike under `torch.optim.Adam` and its like, which move every row in every step.
 
-Shapes: U rows, D columns.
+Shapes: R rows of a matrix, U of them touched, D columns.
 """
 
 import math
@@ -16,12 +16,19 @@ from torch import Tensor
 
 from dist_rec.embedding.tables import TableSettings
 
+# Rows in a round of an update, so that gathered rows and temporaries stay in the cache.
+CHUNK = 16384
+
 
 class RowRule(ABC):
     """An element-wise update. An element whose weight, gradient and state are zero stays zero, so padding does."""
 
     state: ClassVar[tuple[str, ...]]
     """Names of the state tensors; where FBGEMM has the rule, TorchRec's names for its state."""
+
+    def initial_state(self, w_RD: Tensor) -> list[Tensor]:
+        """State of a matrix before the first step, in the order of `self.state`."""
+        return [torch.zeros_like(w_RD) for _ in self.state]
 
     @abstractmethod
     def update(self, w_UD: Tensor, g_UD: Tensor, state: list[Tensor], lr: float, step: int) -> None:
@@ -67,6 +74,10 @@ class RowWiseAdagrad(RowRule):
 
     eps: float
     state = ("momentum1",)
+
+    def initial_state(self, w_RD: Tensor) -> list[Tensor]:
+        """See `RowRule.initial_state`."""
+        return [w_RD.new_zeros(len(w_RD))]
 
     def update(self, w_UD: Tensor, g_UD: Tensor, state: list[Tensor], lr: float, step: int) -> None:
         """See `RowRule.update`."""
@@ -125,18 +136,62 @@ class FTRL(RowRule):
         w_UD.copy_(z_UD).clamp_(-self.l1, self.l1).sub_(z_UD).div_(curvature)
 
 
+@dataclass(frozen=True)
+class RowUpdate:
+    """A rule with L2 on a matrix and its state."""
+
+    rule: RowRule
+    weight_decay: float
+    """Times the weight is added to the gradient of each touched row."""
+
+    def rows(self, matrices: list[Tensor], rows_U: Tensor, gradient_UD: Tensor, lr: float, step: int) -> None:
+        """Updates some rows.
+
+        Args:
+            matrices: weights [R, D] and the rule's state.
+            rows_U: different rows.
+            gradient_UD: overwritten.
+            lr: learning rate of this step.
+            step: number of this step, from 1.
+        """
+        for rows, gradient in zip(rows_U.split(CHUNK), gradient_UD.split(CHUNK), strict=True):
+            touched = [matrix.index_select(0, rows) for matrix in matrices]
+            self._update(touched, gradient, lr, step)
+            for matrix, updated in zip(matrices, touched, strict=True):
+                matrix.index_copy_(0, rows, updated)
+
+    def all_rows(self, matrices: list[Tensor], gradient_RD: Tensor, lr: float, step: int) -> None:
+        """Updates all rows; arguments as of `rows`."""
+        for *parts, gradient in zip(*(matrix.split(CHUNK) for matrix in (*matrices, gradient_RD)), strict=True):
+            self._update(parts, gradient, lr, step)
+
+    def _update(self, matrices: list[Tensor], gradient: Tensor, lr: float, step: int) -> None:
+        weights, *state = matrices
+        if self.weight_decay:
+            gradient.add_(weights, alpha=self.weight_decay)
+        self.rule.update(weights, gradient, state, lr, step)
+
+
+def rule_of(settings: TableSettings) -> RowRule:
+    """The rule that the settings name."""
+    match settings.optimizer:
+        case "sgd":
+            return SGD()
+        case "adagrad":
+            return Adagrad(settings.eps)
+        case "rowwise_adagrad":
+            return RowWiseAdagrad(settings.eps)
+        case "adam":
+            return Adam(settings.beta1, settings.beta2, settings.eps)
+        case "ftrl":
+            return FTRL(settings.l1, settings.l2, settings.beta)
+
+
 def row_rule(settings: TableSettings, device: torch.device) -> RowRule | None:
     """The rule of a sharded table, if FBGEMM has no fused kernel for it on the device.
 
     It has none for FTRL, on CPUs none for Adam, and L2 only in its CUDA kernel of row-wise Adagrad (the weight decay of
     its Adam is the decoupled one), so that all tables with L2 are updated here.
     """
-    if settings.optimizer == "ftrl":
-        return FTRL(settings.l1, settings.l2, settings.beta)
-    if settings.optimizer == "adam" and (device.type == "cpu" or settings.weight_decay):
-        return Adam(settings.beta1, settings.beta2, settings.eps)
-    if not settings.weight_decay:
-        return None
-    if settings.optimizer == "sgd":
-        return SGD()
-    return Adagrad(settings.eps) if settings.optimizer == "adagrad" else RowWiseAdagrad(settings.eps)
+    fused = settings.optimizer != "ftrl" and not (settings.optimizer == "adam" and device.type == "cpu")
+    return None if fused and not settings.weight_decay else rule_of(settings)

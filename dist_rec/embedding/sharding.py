@@ -27,16 +27,24 @@ from torchrec.distributed.sharding_plan import (
     table_row_wise,
     table_wise,
 )
-from torchrec.distributed.types import ModuleSharder, ShardedTensor, ShardingPlan, ShardingType
+from torchrec.distributed.types import (
+    EmbeddingModuleShardingPlan,
+    ModuleSharder,
+    ShardedTensor,
+    ShardingPlan,
+    ShardingType,
+)
 from torchrec.optim import Adam, RowWiseAdagrad
 
 from dist_rec.core.errors import UserError
+from dist_rec.embedding.catalog import Catalog, CatalogSharder, ShardedCatalog
 from dist_rec.embedding.layer import EmbeddingLayer
 from dist_rec.embedding.row_optimizer import rows_only
 from dist_rec.embedding.row_rules import row_rule
 from dist_rec.embedding.tables import DIM_MULTIPLE, EmbeddingTable, Sharding, TableSettings
 
-SHARDERS: list[ModuleSharder[nn.Module]] = [EmbeddingBagCollectionSharder(), EmbeddingCollectionSharder()]
+LOOKUP_SHARDERS: list[ModuleSharder[nn.Module]] = [EmbeddingBagCollectionSharder(), EmbeddingCollectionSharder()]
+CATALOG_SHARDER = CatalogSharder()
 PLANNER_TYPES: dict[Sharding, ShardingType] = {
     "table_wise": ShardingType.TABLE_WISE,
     "row_wise": ShardingType.ROW_WISE,
@@ -77,10 +85,10 @@ def shard(
     cluster: Cluster,
     seed: int,
 ) -> DistributedModelParallel:
-    """Shards the tables of `layer`, a part of `model`, and wraps the rest of the model in DDP.
+    """Shards the tables of `layer` and the catalogs of `model`, and wraps the rest of the model in DDP.
 
     Args:
-        model: the whole model; its dense parameters are on the device, the tables on meta.
+        model: the whole model; its dense parameters are on the device, tables and catalogs on meta.
         layer: its embedding layer.
         tables: what the layer was built from.
         cluster: the processes.
@@ -99,10 +107,16 @@ def shard(
             apply_optimizer_in_backward(update_class, [parameter], arguments)
     make_plan = _planned if "auto" in chosen.values() else _explicit
     plan = make_plan(model, tables, chosen, cluster)
-    sharded = DistributedModelParallel(model, device=cluster.device, plan=plan, sharders=SHARDERS)
+    for path, catalog in _catalogs(model):
+        plan.plan[path] = _by_rows(catalog, cluster)
+    sharders = [*LOOKUP_SHARDERS, CATALOG_SHARDER]
+    sharded = DistributedModelParallel(model, device=cluster.device, plan=plan, sharders=sharders)
     for name, weights in local_shards(sharded.state_dict()):
         if table_name(name) in by_name:
             by_name[table_name(name)].initialise(weights.tensor, seed, weights.row, weights.column)
+    for module in sharded.modules():
+        if isinstance(module, ShardedCatalog):
+            module.initialise(seed)
     return sharded
 
 
@@ -147,7 +161,7 @@ def table_name(parameter: str) -> str:
 
 def _modules(model: nn.Module) -> Iterator[tuple[str, nn.Module, ModuleSharder[nn.Module]]]:
     for path, module in model.named_modules():
-        for sharder in SHARDERS:
+        for sharder in LOOKUP_SHARDERS:
             if type(module) is sharder.module_type:
                 yield path, module, sharder
 
@@ -170,6 +184,23 @@ def _explicit(
             device_type=cluster.device.type,
         )
     return ShardingPlan(plans)
+
+
+def _catalogs(model: nn.Module) -> Iterator[tuple[str, Catalog]]:
+    for path, module in model.named_modules():
+        if isinstance(module, Catalog):
+            yield path, module
+
+
+def _by_rows(catalog: Catalog, cluster: Cluster) -> EmbeddingModuleShardingPlan:
+    return construct_module_sharding_plan(
+        catalog,
+        {catalog.table.name: row_wise(compute_kernel="dense")},
+        sharder=CATALOG_SHARDER,
+        local_size=cluster.local_world,
+        world_size=cluster.world,
+        device_type=cluster.device.type,
+    )
 
 
 def place(tables: tuple[EmbeddingTable, ...], world: int) -> dict[str, int]:
@@ -232,7 +263,7 @@ def _planned(
     )
     planner = EmbeddingShardingPlanner(topology=topology, constraints=constraints)
     assert dist.group.WORLD is not None
-    return planner.collective_plan(model, SHARDERS, dist.group.WORLD)
+    return planner.collective_plan(model, LOOKUP_SHARDERS, dist.group.WORLD)
 
 
 def plan_table(model: DistributedModelParallel, world: int) -> PrintedTable:

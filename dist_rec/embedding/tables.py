@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dist_rec.core.config import Config
 from dist_rec.core.errors import UserError
-from dist_rec.core.head import Lookup
+from dist_rec.core.head import Catalog, Lookup
 from dist_rec.core.schema import Manifest
 
 Sharding = Literal["auto", "table_wise", "row_wise", "column_wise", "table_row_wise", "grid", "data_parallel"]
@@ -125,18 +125,38 @@ class EmbeddingTable:
 
 
 def embedding_tables(
-    lookups: tuple[Lookup, ...], manifest: Manifest, config: EmbeddingConfig
+    lookups: tuple[Lookup, ...],
+    manifest: Manifest,
+    config: EmbeddingConfig,
+    catalogs: tuple[Catalog, ...] = (),
 ) -> tuple[EmbeddingTable, ...]:
     """The tables behind a head's lookups: one for each lookup and each table of ids that its features index.
+
+    Args:
+        lookups: the head's wishes.
+        manifest: the data's tables.
+        config: settings of the tables.
+        catalogs: the head's wishes for outputs, which `config` may name as well; their tables are `catalog_table`'s.
 
     Raises:
         UserError: if a feature is not an id column, or `embedding.lookups` or `embedding.tables` has an unknown name.
     """
     tables = [table for lookup in lookups for table in _tables_of(lookup, manifest, config)]
-    _check_names("lookup", set(config.lookups), {lookup.name for lookup in lookups})
-    names = {table.name for table in tables}
+    wishes = [*(lookup.name for lookup in lookups), *(catalog.name for catalog in catalogs)]
+    if twice := next((name for name in wishes if wishes.count(name) > 1), None):
+        raise UserError(f"the head asks for two lookups or catalogs named {twice!r}")
+    _check_names("lookup", set(config.lookups), set(wishes))
+    names = {table.name for table in (*tables, *(catalog_table(wish, manifest, config) for wish in catalogs))}
     _check_names("table", set(config.tables), names | {name.split("/", 1)[1] for name in names})
     return tuple(tables)
+
+
+def catalog_table(catalog: Catalog, manifest: Manifest, config: EmbeddingConfig) -> EmbeddingTable:
+    """The table behind a head's catalog; raises UserError if its feature is not an id column."""
+    rows = manifest.rows_of(catalog.feature)
+    name = f"{catalog.name}/{manifest.column(catalog.feature).table}"
+    settings = config.settings(name, catalog.init)
+    return EmbeddingTable(name, rows, catalog.dim, catalog.dim, (catalog.feature,), "none", False, settings)
 
 
 def _check_names(kind: str, used: set[str], known: set[str]) -> None:

@@ -1,0 +1,141 @@
+"""Losses of queries against the rows of a catalog: over all rows, over given pairs, over samples.
+
+Each gives the loss of each of this process's queries, [B]; their sum over processes is the exact one of the whole
+matrix. Every process calls them, also one without queries.
+
+Shapes: B queries of this process, V targets of all of them end to end, S sampled rows.
+"""
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torchrec.sparse.jagged_tensor import JaggedTensor
+
+from dist_rec.embedding.scores import LOGSUMEXP, SUM_SOFTPLUS, SUM_SQUARES, CatalogScores
+
+
+def cross_entropy(scores: CatalogScores, targets: JaggedTensor) -> Tensor:
+    """Multinomial log-likelihood, -Σ_t w_t log softmax(s)_t: Liang et al. 2018, "Variational Autoencoders for
+    Collaborative Filtering", equation 2; with one target of weight 1 it is the softmax cross-entropy.
+
+    Args:
+        scores: of B queries.
+        targets: rows of each query, with weights or 1 each; a query without any has loss 0.
+    """
+    weight_V = _weights(targets)
+    of_targets_B = _sum_by_query(scores, targets, weight_V * scores.of_pairs(targets))
+    return _sum_by_query(scores, targets, weight_V) * scores.over_rows(LOGSUMEXP) - of_targets_B
+
+
+def logistic(scores: CatalogScores, targets: JaggedTensor) -> Tensor:
+    """Logistic log-likelihood of every row, -Σ_i x_i log σ(s_i) + (1 - x_i) log(1 - σ(s_i)): Liang et al. 2018, eq. 4.
+
+    Args:
+        scores: of B queries.
+        targets: different rows of each query, x_i = 1 or their weight; 0 for all others.
+    """
+    of_targets_B = _sum_by_query(scores, targets, _weights(targets) * scores.of_pairs(targets))
+    return scores.over_rows(SUM_SOFTPLUS) - of_targets_B
+
+
+def gaussian(scores: CatalogScores, targets: JaggedTensor, confidence: float, background: float) -> Tensor:
+    """Gaussian log-likelihood of every row, Σ_i c_i / 2 (x_i - s_i)²: Liang et al. 2018, equation 3.
+
+    Args:
+        scores: of B queries.
+        targets: different rows of each query, x_i = 1 or their weight; 0 for all others.
+        confidence: c of the targets.
+        background: c of the others.
+    """
+    score_V = scores.of_pairs(targets)
+    loss_V = confidence * (_weights(targets) - score_V).square() - background * score_V.square()
+    return (background * scores.over_rows(SUM_SQUARES) + _sum_by_query(scores, targets, loss_V)) / 2
+
+
+def squared_error(
+    scores: CatalogScores, observed: JaggedTensor, activation: Literal["identity", "sigmoid"] = "identity"
+) -> Tensor:
+    """Σ_t (w_t - f(s_t))² over the observed rows alone: Sedhain et al. 2015, "AutoRec", equation 1.
+
+    Args:
+        scores: of B queries.
+        observed: rows of each query; what was observed is their weight.
+        activation: f.
+    """
+    score_V = scores.of_pairs(observed)
+    if activation == "sigmoid":
+        score_V = score_V.sigmoid()
+    return _sum_by_query(scores, observed, (observed.weights() - score_V).square())
+
+
+def sampled_softmax(
+    target_V: Tensor, sampled_VS: Tensor, same_VS: Tensor, log_q_S: Tensor, target_log_q_V: Tensor | None = None
+) -> Tensor:
+    """Cross-entropy against samples, with the bias of sampling taken out ("logQ"): [V].
+
+    A sample stands for 1 / (S q) rows, so log(S q) is taken from its score: Bengio and Senécal 2008, "Adaptive
+    Importance Sampling to Accelerate Training of a Neural Probabilistic Language Model"; Yi et al. 2019,
+    "Sampling-Bias-Corrected Neural Modeling for Large Corpus Item Recommendations", which corrects the target as well.
+
+    Args:
+        target_V: scores of the targets.
+        sampled_VS: scores of the samples, for each target's query.
+        same_VS: bool, where a sample is the target itself: left out.
+        log_q_S: log probability of each sample in one draw.
+        target_log_q_V: likewise of the targets, to correct them as well; None: they are there for certain.
+    """
+    samples = math.log(max(1, sampled_VS.shape[1]))
+    corrected_VS = (sampled_VS - log_q_S - samples).masked_fill(same_VS, -torch.inf)
+    if target_log_q_V is not None:
+        target_V = target_V - target_log_q_V - samples
+    return torch.cat([target_V.unsqueeze(1), corrected_VS], dim=1).logsumexp(1) - target_V
+
+
+def bpr(target_V: Tensor, sampled_VS: Tensor, same_VS: Tensor) -> Tensor:
+    """Mean over samples of -log σ(target - sample): Rendle et al. 2009, "BPR"; as in Hidasi et al. 2016: [V].
+
+    Args: as of `sampled_softmax`.
+    """
+    return _mean_over_samples(functional.softplus(sampled_VS - target_V.unsqueeze(1)), same_VS)
+
+
+def top1(target_V: Tensor, sampled_VS: Tensor, same_VS: Tensor) -> Tensor:
+    """Mean over samples of σ(sample - target) + σ(sample²): Hidasi et al. 2016, "Session-based Recommendations with
+    Recurrent Neural Networks", section 3.2.2: [V].
+
+    Args: as of `sampled_softmax`.
+    """
+    loss_VS = (sampled_VS - target_V.unsqueeze(1)).sigmoid() + sampled_VS.square().sigmoid()
+    return _mean_over_samples(loss_VS, same_VS)
+
+
+def against_samples(scores: CatalogScores, targets: JaggedTensor, ids_S: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """What the sampled losses compare.
+
+    Args:
+        scores: of B queries.
+        targets: rows of each query.
+        ids_S: sampled rows, the same on all processes.
+
+    Returns:
+        Scores of the targets [V] and, for each, of the samples [V, S], and where a sample is the target [V, S].
+    """
+    sampled_VS = scores.of_rows(ids_S).index_select(0, scores.query_of(targets))
+    return scores.of_pairs(targets), sampled_VS, targets.values().unsqueeze(1) == ids_S
+
+
+def _mean_over_samples(loss_VS: Tensor, same_VS: Tensor) -> Tensor:
+    samples_V = (~same_VS).sum(1).clamp(min=1)
+    return loss_VS.masked_fill(same_VS, 0).sum(1) / samples_V
+
+
+def _weights(targets: JaggedTensor) -> Tensor:
+    weights_V = targets.weights_or_none()
+    return torch.ones_like(targets.values(), dtype=torch.float32) if weights_V is None else weights_V
+
+
+def _sum_by_query(scores: CatalogScores, ids: JaggedTensor, values_V: Tensor) -> Tensor:
+    return values_V.new_zeros(len(scores)).index_add(0, scores.query_of(ids), values_V)

@@ -1,0 +1,115 @@
+"""Exact ranking by the scores of a catalog: the best rows, and the ranks of given ones, from local shards.
+
+Shapes: B queries of this process, G of all processes, W processes, C rows of a chunk, K best rows, V targets,
+X excluded pairs.
+"""
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torchrec.sparse.jagged_tensor import JaggedTensor
+
+from dist_rec.embedding.scores import CatalogScores, rows_at_once
+
+# Numbers in a chunk of the matrix of scores, 64 MiB.
+CHUNK = 1 << 24
+
+
+@torch.no_grad()
+def top_k(scores: CatalogScores, k: int, exclude: JaggedTensor | None = None) -> tuple[Tensor, Tensor]:
+    """The K rows with the highest scores, best first; which of equal ones is not defined. Called by all processes.
+
+    Args:
+        scores: of B queries.
+        k: how many.
+        exclude: rows that do not count for each query, such as those that a user has seen.
+
+    Returns:
+        Their scores and their numbers, [B, K]; where fewer rows are left, -inf and -1.
+    """
+    queries = scores.queries
+    excluded = _Excluded(scores, exclude)
+    best = _nothing(queries.rows, k)
+    for chunk, s_GC in scores.shard.chunks(queries.rows, rows_at_once(len(queries.rows), CHUNK)):
+        excluded.mask(s_GC, chunk)
+        top_GK, place_GK = s_GC.topk(min(k, s_GC.shape[1]))
+        best = best_of(k, best, (top_GK, place_GK + scores.shard.start + chunk.start))
+    if len(queries.counts) > 1:
+        parts = [_deal(part_GK, queries.counts, len(scores)) for part_GK in best]
+        best = best_of(k, *zip(*(part.unbind(0) for part in parts), strict=True))
+    top_BK, ids_BK = best
+    return top_BK, ids_BK.masked_fill(top_BK == -torch.inf, -1)
+
+
+def best_of(k: int, *parts: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """The K highest scores and their rows, [G, K], of several of them."""
+    scores, ids = (torch.cat(tensors, dim=1) for tensors in zip(*parts, strict=True))
+    top_GK, place_GK = scores.topk(k)
+    return top_GK, ids.gather(1, place_GK)
+
+
+@torch.no_grad()
+def ranks(scores: CatalogScores, targets: JaggedTensor, exclude: JaggedTensor | None = None) -> Tensor:
+    """How many rows come before each target: those with a higher score and half of the others with the same, [V].
+
+    Half of the ties is their mean over all orders, so a model that scores all rows alike gains nothing. A target whose
+    score is not a number comes last. Called by all processes.
+
+    Args:
+        scores: of B queries.
+        targets: rows of each query; other targets of the query count as any row.
+        exclude: rows that do not count for each query; a target may be among them, and is ranked among the rest.
+
+    Returns:
+        float64, 0 for the best; equal scores are told apart by no more than rounding.
+    """
+    pairs = scores.gather_pairs(targets)
+    excluded = _Excluded(scores, exclude)
+    target_V, row_V = scores.of_gathered(pairs), pairs.id_V - scores.shard.start
+    before_V = target_V.new_zeros(len(target_V), dtype=torch.float64)
+    rows = rows_at_once(max(len(target_V), len(scores.queries.rows)), CHUNK)
+    for chunk, s_GC in scores.shard.chunks(scores.queries.rows, rows):
+        excluded.mask(s_GC, chunk)
+        s_VC = s_GC.index_select(0, pairs.query_V)
+        (here_U,) = ((row_V >= chunk.start) & (row_V < chunk.stop)).nonzero(as_tuple=True)
+        s_VC[here_U, row_V[here_U] - chunk.start] = -torch.inf
+        before_V += count_before(s_VC, target_V)
+    if len(pairs.gathered.counts) > 1 and len(before_V):
+        dist.all_reduce(before_V)
+    return pairs.gathered.own(before_V)
+
+
+def count_before(s_VC: Tensor, target_V: Tensor) -> Tensor:
+    """Rows that come before a target: higher ones and half of the equal ones, [V]; all before one that is NaN."""
+    not_below_V = s_VC.shape[1] - (s_VC < target_V.unsqueeze(1)).sum(1)
+    return not_below_V.double() - (s_VC == target_V.unsqueeze(1)).sum(1) / 2
+
+
+class _Excluded:
+    """Rows of this process that do not count, by row, so that those of a chunk lie together."""
+
+    def __init__(self, scores: CatalogScores, ids: JaggedTensor | None) -> None:
+        self._row_X = self._query_X = torch.empty(0, dtype=torch.int64, device=scores.queries_BD.device)
+        if ids is not None:
+            pairs = scores.gather_pairs(ids)
+            here = scores.shard.holds(pairs.id_V)
+            self._row_X, order_X = (pairs.id_V[here] - scores.shard.start).sort()
+            self._query_X = pairs.query_V[here][order_X]
+
+    def mask(self, s_GC: Tensor, chunk: slice) -> None:
+        """Sets the scores of a chunk's excluded rows to -inf."""
+        ends = torch.tensor([chunk.start, chunk.stop], device=s_GC.device)
+        first, last = torch.searchsorted(self._row_X, ends).tolist()
+        s_GC[self._query_X[first:last], self._row_X[first:last] - chunk.start] = -torch.inf
+
+
+def _nothing(queries_GD: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    shape = (len(queries_GD), k)
+    return queries_GD.new_full(shape, -torch.inf), queries_GD.new_full(shape, -1, dtype=torch.int64)
+
+
+def _deal(part_GK: Tensor, counts: tuple[int, ...], own: int) -> Tensor:
+    """Sends each process what was found here for its queries: [W, B, K] of what all found for this process's."""
+    received_WBK = part_GK.new_empty(len(counts), own, part_GK.shape[1])
+    dist.all_to_all_single(received_WBK.flatten(0, 1), part_GK, [own] * len(counts), list(counts))
+    return received_WBK

@@ -1,0 +1,134 @@
+"""Matrices cut by rows over the processes, outside of TorchRec's collections: their shards and their optimizer."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed._shard.sharded_tensor.metadata import ShardedTensorMetadata, TensorProperties
+from torch.distributed._shard.sharding_spec import EnumerableShardingSpec, ShardMetadata
+from torchrec.distributed.types import Shard, ShardedTensor
+from torchrec.optim.keyed import KeyedOptimizer
+
+from dist_rec.embedding.row_rules import RowUpdate, rule_of
+from dist_rec.embedding.tables import EmbeddingTable
+
+
+@dataclass(frozen=True)
+class RowCut:
+    """How the rows of a matrix are dealt to the processes: contiguous shares, in the order of the ranks.
+
+    Args:
+        spec: of the plan; the shares of some processes may be empty.
+        rank: this process's.
+    """
+
+    spec: EnumerableShardingSpec
+    rank: int
+
+    @property
+    def start(self) -> int:
+        """First row of this process."""
+        return int(self._own.shard_offsets[0])
+
+    @property
+    def size(self) -> int:
+        """Number of rows of this process, perhaps 0."""
+        return int(self._own.shard_sizes[0])
+
+    @property
+    def _own(self) -> ShardMetadata:
+        (own,) = (shard for shard in self.spec.shards if _rank(shard) == self.rank)
+        return own
+
+    def whole(self, local: Tensor) -> ShardedTensor:
+        """The matrix, or the vector with one number a row, of which `local` is this process's part; a view on it."""
+        width = local.shape[1:]
+        shards = [
+            ShardMetadata(
+                [shard.shard_offsets[0], *(0 for _ in width)], [shard.shard_sizes[0], *width], shard.placement
+            )
+            for shard in self.spec.shards
+            if shard.shard_sizes[0]
+        ]
+        rows = sum(shard.shard_sizes[0] for shard in shards)
+        metadata = ShardedTensorMetadata(shards, torch.Size([rows, *width]), TensorProperties(dtype=local.dtype))
+        own = [Shard(local.detach(), shard) for shard in shards if _rank(shard) == self.rank]
+        return ShardedTensor._init_from_local_shards_and_global_metadata(own, metadata)
+
+
+def _rank(shard: ShardMetadata) -> int | None:
+    assert shard.placement is not None
+    return shard.placement.rank()
+
+
+class RowShardOptimizer(KeyedOptimizer):
+    """Updates the shards of a table's matrices by its row rule, from the gradients that autograd left on them.
+
+    A dense gradient updates all rows, a sparse one the rows that it names. Gradients are those of the sum of the
+    processes' losses; like DDP, `step` takes their mean. State is cut like the weights and saved under the names that
+    `RowOptimizer` uses.
+
+    Args:
+        table: its name and settings.
+        cut: how its rows are dealt.
+        weight: the local rows, [R, D].
+        bias: one more weight a row, [R, 1], without weight decay.
+    """
+
+    def __init__(self, table: EmbeddingTable, cut: RowCut, weight: nn.Parameter, bias: nn.Parameter | None) -> None:
+        settings = table.settings
+        self._updates = {"weight": _Update(weight, RowUpdate(rule_of(settings), settings.weight_decay))}
+        if bias is not None:
+            self._updates["bias"] = _Update(bias, RowUpdate(rule_of(settings), weight_decay=0.0))
+        params = {name: cut.whole(update.parameter) for name, update in self._updates.items()}
+        state = {
+            params[name]: {f"{table.name}.{slot}": value for slot, value in update.named_state(cut)}
+            for name, update in self._updates.items()
+        }
+        super().__init__(params, state, [{"params": list(params.values()), "lr": settings.lr}])
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:
+        """Applies the gradients since `zero_grad`; nothing where there are none."""
+        for update in self._updates.values():
+            update.step(lr=float(self.param_groups[0]["lr"]))
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Drops the gradients."""
+        for update in self._updates.values():
+            update.parameter.grad = None
+
+    def init_state(self, sparse_grad_parameter_names: set[str] | None = None) -> None:
+        """Nothing to do: the state is there from the start."""
+
+
+class _Update:
+    """A matrix, its state and its step."""
+
+    def __init__(self, parameter: nn.Parameter, update: RowUpdate) -> None:
+        self.parameter, self._update = parameter, update
+        self._state = update.rule.initial_state(parameter.detach())
+        self._step = torch.zeros((), dtype=torch.int64)
+
+    def named_state(self, cut: RowCut) -> Iterator[tuple[str, Tensor | ShardedTensor]]:
+        """What a checkpoint holds."""
+        for name, state in zip(self._update.rule.state, self._state, strict=True):
+            yield name, cut.whole(state)
+        yield "step", self._step
+
+    def step(self, lr: float) -> None:
+        """Uses the gradient up, if there is one."""
+        gradient, self.parameter.grad = self.parameter.grad, None
+        if gradient is None:
+            return
+        self._step += 1
+        matrices, step = [self.parameter, *self._state], int(self._step)
+        if gradient.is_sparse:
+            gradient = gradient.coalesce()
+            mean_UD = gradient.values().div_(dist.get_world_size())
+            self._update.rows(matrices, gradient.indices()[0], mean_UD, lr, step)
+        else:
+            self._update.all_rows(matrices, gradient.div_(dist.get_world_size()), lr, step)

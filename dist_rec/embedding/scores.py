@@ -1,0 +1,208 @@
+"""Scores of queries against the rows of a row-sharded table, s = q·w + b, of which no process holds the matrix.
+
+The queries of all processes meet the rows of each: a loss over all rows costs a gathering of the queries, and numbers
+a query to put the processes' parts together. Like `Objective`'s, a process's loss is that of its own queries, and
+gradients are those of the sum of all processes' losses: exact for the queries; of the rows, the optimizer of the
+shards takes the mean over processes, as DDP does.
+
+Shapes: B queries of this process, G of all processes, D dimension, R rows of this process, C rows of a chunk, V
+pairs of a query and a row, S rows that meet all queries.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional
+from torchrec.sparse.jagged_tensor import JaggedTensor
+
+from dist_rec.core.collective import Gathered, gather_over_processes, logsumexp_over_processes, sum_over_processes
+
+# Numbers in a chunk of the matrix of scores, 16 MiB.
+CHUNK = 1 << 22
+
+
+class Reduction(NamedTuple):
+    """A number for each query from its scores of all rows."""
+
+    of_rows: Callable[[Tensor], Tensor]
+    """Of the rows of a chunk: [G, C] → [G]."""
+    empty: float
+    """Of no rows."""
+    together: Callable[[Tensor, Tensor], Tensor]
+    """Of two sets of rows."""
+    over_processes: Callable[[Tensor], Tensor]
+    """Of the rows of all processes."""
+    slope: Callable[[Tensor, Tensor], Tensor]
+    """Its derivative by the scores: of [G, C] and the result of this process's rows, [G]; may overwrite the scores."""
+
+
+LOGSUMEXP = Reduction(
+    lambda s_GC: s_GC.logsumexp(1),
+    -torch.inf,
+    torch.logaddexp,
+    logsumexp_over_processes,
+    lambda s_GC, total_G: s_GC.sub_(total_G.unsqueeze(1)).exp_(),
+)
+SUM_SOFTPLUS = Reduction(
+    lambda s_GC: functional.softplus(s_GC).sum(1),
+    0.0,
+    torch.add,
+    sum_over_processes,
+    lambda s_GC, _: s_GC.sigmoid_(),
+)
+SUM_SQUARES = Reduction(
+    lambda s_GC: s_GC.square().sum(1),
+    0.0,
+    torch.add,
+    sum_over_processes,
+    lambda s_GC, _: s_GC.mul_(2),
+)
+
+
+@dataclass(frozen=True)
+class TableShard:
+    """The rows of a table that this process holds."""
+
+    weight: Tensor
+    """[R, D]."""
+    bias: Tensor | None
+    """[R, 1]."""
+    start: int
+    """Number of the first of them in the table."""
+
+    def chunks(self, queries_GD: Tensor, rows: int) -> Iterator[tuple[slice, Tensor]]:
+        """Scores of so many rows at a time: where they are in the shard, and [G, C], free to be overwritten."""
+        for start in range(0, len(self.weight), rows):
+            chunk = slice(start, min(start + rows, len(self.weight)))
+            if self.bias is None:
+                yield chunk, queries_GD @ self.weight[chunk].t()
+            else:
+                yield chunk, torch.addmm(self.bias[chunk].t(), queries_GD, self.weight[chunk].t())
+
+    def holds(self, ids_V: Tensor) -> Tensor:
+        """Which rows of the table lie in the shard, bool [V]."""
+        return (ids_V >= self.start) & (ids_V < self.start + len(self.weight))
+
+    def lookup(self, ids_V: Tensor) -> tuple[Tensor, Tensor]:
+        """Weights [V, D] and biases [V, 1] (0 without) of rows that lie in the shard; their gradients are sparse."""
+        rows_V = ids_V - self.start
+        weight_VD = functional.embedding(rows_V, self.weight, sparse=True)
+        if self.bias is None:
+            return weight_VD, weight_VD.new_zeros(len(rows_V), 1)
+        return weight_VD, functional.embedding(rows_V, self.bias, sparse=True)
+
+
+class _OverShard(torch.autograd.Function):
+    """A reduction over the rows of a shard, chunk by chunk; the backward pass computes the scores again."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, reduction: Reduction, queries_GD: Tensor, weight_RD: Tensor, bias_R1: Tensor | None
+    ) -> Tensor:
+        total_G = queries_GD.new_full((len(queries_GD),), reduction.empty)
+        for _, s_GC in TableShard(weight_RD, bias_R1, 0).chunks(queries_GD, rows_at_once(len(queries_GD), CHUNK)):
+            total_G = reduction.together(total_G, reduction.of_rows(s_GC))
+        ctx.reduction = reduction
+        ctx.save_for_backward(queries_GD, weight_RD, bias_R1, total_G)
+        return total_G
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[None, Tensor, Tensor, Tensor | None]:
+        queries_GD, weight_RD, bias_R1, total_G = ctx.saved_tensors
+        of_queries, of_weight = torch.zeros_like(queries_GD), torch.empty_like(weight_RD)
+        of_bias = None if bias_R1 is None else torch.empty_like(bias_R1)
+        for chunk, s_GC in TableShard(weight_RD, bias_R1, 0).chunks(queries_GD, rows_at_once(len(queries_GD), CHUNK)):
+            slope_GC = ctx.reduction.slope(s_GC, total_G).mul_(grads[0].unsqueeze(1))
+            of_queries.addmm_(slope_GC, weight_RD[chunk])
+            torch.mm(slope_GC.t(), queries_GD, out=of_weight[chunk])
+            if of_bias is not None:
+                of_bias[chunk] = slope_GC.sum(0).unsqueeze(1)
+        return None, of_queries, of_weight, of_bias
+
+
+def rows_at_once(queries: int, numbers: int) -> int:
+    """How many rows to score at a time, so that a chunk of the matrix of scores holds so many numbers."""
+    return max(1, numbers // max(1, queries))
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Queries and rows of all processes that belong together."""
+
+    query_V: Tensor
+    """Number of the query among all processes'."""
+    id_V: Tensor
+    """Row of the table."""
+    gathered: Gathered
+    """Says which are this process's."""
+
+
+class CatalogScores:
+    """Scores of this process's queries against all rows of a table; every method is called by all processes.
+
+    Args:
+        shard: the rows of this process.
+        queries_BD: float32; B may differ between processes, and be 0.
+    """
+
+    def __init__(self, shard: TableShard, queries_BD: Tensor) -> None:
+        self.shard, self.queries_BD = shard, queries_BD
+
+    def __len__(self) -> int:
+        return len(self.queries_BD)
+
+    @cached_property
+    def queries(self) -> Gathered:
+        """Those of all processes, [G, D]."""
+        return gather_over_processes(self.queries_BD)
+
+    def over_rows(self, reduction: Reduction) -> Tensor:
+        """A reduction of each query's scores of all rows, [B]; in chunks of bounded size, forward and backward."""
+        total_G = _OverShard.apply(reduction, self.queries.rows, self.shard.weight, self.shard.bias)
+        return self.queries.own(reduction.over_processes(total_G))
+
+    def of_pairs(self, ids: JaggedTensor) -> Tensor:
+        """Scores of the rows that are named for each query, [V]; computed where the rows are.
+
+        Args:
+            ids: rows of the table for each of the B queries; further rows of the batch are empty ones.
+        """
+        pairs = self.gather_pairs(ids)
+        return pairs.gathered.own(self.of_gathered(pairs))
+
+    def of_gathered(self, pairs: Pairs) -> Tensor:
+        """Scores of the pairs of all processes."""
+        (here_U,) = self.shard.holds(pairs.id_V).nonzero(as_tuple=True)
+        weight_UD, bias_U1 = self.shard.lookup(pairs.id_V[here_U])
+        queries_UD = self.queries.rows.index_select(0, pairs.query_V[here_U])
+        score_U = (queries_UD * weight_UD).sum(1) + bias_U1.squeeze(1)
+        return sum_over_processes(score_U.new_zeros(len(pairs.id_V)).index_copy(0, here_U, score_U))
+
+    def of_rows(self, ids_S: Tensor) -> Tensor:
+        """Scores of rows that are the same for all queries, [B, S]; the rows come here, S × D numbers.
+
+        Args:
+            ids_S: rows of the table, the same on all processes; may repeat.
+        """
+        (here_U,) = self.shard.holds(ids_S).nonzero(as_tuple=True)
+        row_UE = torch.cat(self.shard.lookup(ids_S[here_U]), dim=1)
+        row_SE = sum_over_processes(row_UE.new_zeros(len(ids_S), row_UE.shape[1]).index_copy(0, here_U, row_UE))
+        return torch.addmm(row_SE[:, -1], self.queries_BD, row_SE[:, :-1].t())
+
+    def query_of(self, ids: JaggedTensor) -> Tensor:
+        """The query, among this process's, that each of V ids belongs to."""
+        lengths_B = ids.lengths()[: len(self)]
+        queries_B = torch.arange(len(self), device=lengths_B.device)
+        return queries_B.repeat_interleave(lengths_B, output_size=len(ids.values()))
+
+    def gather_pairs(self, ids: JaggedTensor) -> Pairs:
+        """The pairs of all processes."""
+        query_V = self.query_of(ids) + self.queries.start
+        gathered = gather_over_processes(torch.stack([query_V, ids.values().long()], dim=1))
+        return Pairs(gathered.rows[:, 0], gathered.rows[:, 1], gathered)

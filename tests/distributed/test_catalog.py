@@ -1,0 +1,362 @@
+"""A catalog on several processes equals the dense matrix: losses, gradients, a step, ranking, and what is saved."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from torch import Tensor, nn
+from torch.nn import functional
+from torchrec.distributed import DistributedModelParallel
+from torchrec.distributed.types import ShardedTensor
+from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizerWrapper
+from torchrec.optim.optimizers import in_backward_optimizer_filter
+from torchrec.sparse.jagged_tensor import JaggedTensor
+
+from dist_rec.core import head
+from dist_rec.core.process import this_process
+from dist_rec.core.schema import Column, Manifest, Table
+from dist_rec.embedding import scores as scores_module
+from dist_rec.embedding.catalog import build_catalogs
+from dist_rec.embedding.catalog_losses import (
+    against_samples,
+    bpr,
+    cross_entropy,
+    gaussian,
+    logistic,
+    sampled_softmax,
+    squared_error,
+    top1,
+)
+from dist_rec.embedding.layer import EmbeddingLayer
+from dist_rec.embedding.ranking import ranks, top_k
+from dist_rec.embedding.scores import CatalogScores
+from dist_rec.embedding.sharding import Cluster, shard
+from dist_rec.embedding.tables import EmbeddingConfig
+from dist_rec.train.state import state_of
+from tests.distributed.test_sharding import stepped
+from tests.processes import run_distributed
+
+ROWS, DIM, QUERIES, INPUTS, LR = 37, 6, 11, 4, 0.1
+WISH = head.Catalog("items", "item", DIM, bias=True, init=0.5)
+SAMPLES = torch.tensor([3, 36, 3, 0, 18, 19, 7])
+LOG_Q = torch.linspace(-3, -1, len(SAMPLES))
+
+
+def manifest(rows: int = ROWS) -> Manifest:
+    return Manifest(
+        columns=(Column(name="item", kind="categorical", table="item"),), tables={"item": Table(rows=rows)}, splits={}
+    )
+
+
+class Rows(NamedTuple):
+    """A part of the global batch: inputs of queries, targets, and rows that do not count in ranking."""
+
+    inputs: Tensor
+    targets: JaggedTensor
+    seen: JaggedTensor
+
+
+def batch(start: int = 0, stop: int = QUERIES, rows: int = ROWS) -> Rows:
+    rng = np.random.default_rng(3)
+    inputs = torch.from_numpy(rng.normal(size=(QUERIES, INPUTS)).astype(np.float32))
+    targets = [rng.permutation(rows)[: rng.integers(0, 4)] for _ in range(QUERIES)]
+    seen = [rng.permutation(rows)[: rng.integers(0, rows - 4)] for _ in range(QUERIES)]
+    weights = [rng.random(len(ids)).astype(np.float32) for ids in targets]
+    return Rows(inputs[start:stop], jagged(targets[start:stop], weights[start:stop]), jagged(seen[start:stop]))
+
+
+def jagged(ids: list, weights: list | None = None) -> JaggedTensor:
+    """With an empty row at the end, as the rows of the shorter shares of a batch have."""
+    return JaggedTensor(
+        torch.from_numpy(np.concatenate([np.empty(0, np.int64), *ids])),
+        lengths=torch.tensor([*(len(row) for row in ids), 0], dtype=torch.int32),
+        weights=None if weights is None else torch.from_numpy(np.concatenate([np.empty(0, np.float32), *weights])),
+    )
+
+
+def my_rows(rows: int = ROWS) -> Rows:
+    """An uneven share of the batch; of several processes the second has none."""
+    rank, world = dist.get_rank(), dist.get_world_size()
+    bounds = [0, *(QUERIES * (part + 1) // world - 1 for part in range(world - 1)), QUERIES]
+    if world > 1:
+        bounds[2 if world > 2 else 1] = bounds[1 if world > 2 else 2]
+    return batch(bounds[rank], bounds[rank + 1], rows)
+
+
+class Model(nn.Module):
+    """Inputs → queries → scores → what a function makes of them: DDP has to see the loss."""
+
+    def __init__(self, config: EmbeddingConfig, rows: int) -> None:
+        super().__init__()
+        self.layer = EmbeddingLayer((), ())
+        self.tower = nn.Linear(INPUTS, DIM)
+        self.catalogs = build_catalogs((WISH,), manifest(rows), config)
+
+    def forward(self, inputs: Tensor, use: Callable[[Any], Any] = lambda scores: scores) -> Any:
+        return use(self.catalogs["items/item"](self.tower(inputs)))
+
+
+def build(config: EmbeddingConfig, rows: int = ROWS) -> tuple[DistributedModelParallel, CombinedOptimizer]:
+    process = this_process("cpu")
+    torch.manual_seed(1)
+    model = Model(config, rows)
+    model = shard(model, model.layer, (), Cluster(process.world, process.local_world, process.device), seed=7)
+    dense = dict(in_backward_optimizer_filter(model.named_parameters()))
+    assert set(dense) == {"tower.weight", "tower.bias"}
+    sgd = KeyedOptimizerWrapper(dense, lambda parameters: torch.optim.SGD(parameters, lr=LR))
+    return model, CombinedOptimizer([model.fused_optimizer, sgd])
+
+
+def settings(optimizer: str, **values: float) -> EmbeddingConfig:
+    return EmbeddingConfig.parse({"optimizer": optimizer, "lr": LR, "eps": 1e-4, **values})
+
+
+Loss = Callable[[Any, JaggedTensor], Tensor]
+
+
+def sampled(kind: Callable[..., Tensor], *arguments: Tensor) -> Loss:
+    def loss(scores: CatalogScores, targets: JaggedTensor) -> Tensor:
+        return kind(*against_samples(scores, targets, SAMPLES), *arguments)
+
+    return loss
+
+
+LOSSES: dict[str, Loss] = {
+    "cross_entropy": cross_entropy,
+    "logistic": logistic,
+    "gaussian": lambda scores, targets: gaussian(scores, targets, confidence=2.0, background=0.3),
+    "squared_error": squared_error,
+    "squared_error sigmoid": lambda scores, targets: squared_error(scores, targets, "sigmoid"),
+    "sampled_softmax": sampled(sampled_softmax, LOG_Q),
+    "bpr": sampled(bpr),
+    "top1": sampled(top1),
+}
+SAMPLED = ("squared_error", "squared_error sigmoid", "sampled_softmax", "bpr", "top1")
+
+
+def dense_loss(name: str, s_BR: Tensor, targets: JaggedTensor) -> Tensor:
+    """The formulas on the whole matrix: the sum over all queries."""
+    query_V = torch.arange(QUERIES).repeat_interleave(targets.lengths()[:QUERIES])
+    ids_V, w_V = targets.values(), targets.weights()
+    x_BR = torch.zeros_like(s_BR).index_put((query_V, ids_V), w_V)
+    s_V = s_BR[query_V, ids_V]
+    s_VS, other_VS = s_BR[query_V][:, SAMPLES], ids_V.unsqueeze(1) != SAMPLES
+    mean_VS = other_VS / other_VS.sum(1, keepdim=True)
+    match name:
+        case "cross_entropy":
+            return -(x_BR * s_BR.log_softmax(1)).sum()
+        case "logistic":
+            return functional.binary_cross_entropy_with_logits(s_BR, x_BR, reduction="sum")
+        case "gaussian":
+            c_BR = torch.full_like(s_BR, 0.3).index_put((query_V, ids_V), torch.tensor(2.0))
+            return (c_BR / 2 * (x_BR - s_BR).square()).sum()
+        case "squared_error":
+            return (w_V - s_V).square().sum()
+        case "squared_error sigmoid":
+            return (w_V - s_V.sigmoid()).square().sum()
+        case "sampled_softmax":
+            stands_for_VS = other_VS / (len(SAMPLES) * LOG_Q.exp())
+            return ((s_V.exp() + (s_VS.exp() * stands_for_VS).sum(1)).log() - s_V).sum()
+        case "bpr":
+            return -((s_V.unsqueeze(1) - s_VS).sigmoid().log() * mean_VS).sum()
+    assert name == "top1"
+    return (((s_VS - s_V.unsqueeze(1)).sigmoid() + s_VS.square().sigmoid()) * mean_VS).sum()
+
+
+def train(config: EmbeddingConfig, name: str, steps: int, rows: int = ROWS) -> tuple[list[float], dict[str, Tensor]]:
+    """Global losses of the steps, and the parameters at the end, whole."""
+    scores_module.CHUNK = 5 * QUERIES  # rows in chunks that no number of processes divides evenly
+    model, optimizer = build(config, rows)
+    losses = []
+    for _ in range(steps):
+        loss = train_step(model, optimizer, my_rows(rows), LOSSES[name])
+        dist.all_reduce(loss)
+        losses.append(float(loss) / dist.get_world_size())
+    return losses, whole(state_of(model, optimizer))
+
+
+def train_step(model: nn.Module, optimizer: CombinedOptimizer, part: Rows, loss: Loss) -> Tensor:
+    """One step; the mean over processes of what is differentiated is the mean over the global batch."""
+    optimizer.zero_grad()
+    total = model(part.inputs, lambda scores: loss(scores, part.targets).sum()) * (dist.get_world_size() / QUERIES)
+    total.backward()
+    optimizer.step()
+    return total.detach()
+
+
+def whole(state: dict[str, Tensor | ShardedTensor]) -> dict[str, Tensor]:
+    """Every tensor put together from all processes' parts."""
+    return {name: gather(value) if isinstance(value, ShardedTensor) else value for name, value in state.items()}
+
+
+def gather(value: ShardedTensor) -> Tensor:
+    parts: list = [None] * dist.get_world_size()
+    mine = [(part.metadata.shard_offsets[0], part.tensor) for part in value.local_shards()]
+    dist.all_gather_object(parts, mine)
+    ordered = sorted((pair for part in parts for pair in part), key=lambda pair: pair[0])
+    gathered = torch.cat([tensor for _, tensor in ordered])
+    assert gathered.shape == value.size()
+    return gathered
+
+
+def dense_train(config: EmbeddingConfig, name: str, steps: int) -> tuple[list[float], dict[str, Tensor]]:
+    """The same in plain PyTorch."""
+    torch.manual_seed(1)
+    model = Model(config, ROWS)
+    catalog = model.catalogs["items/item"]
+    catalog.to_empty(device="cpu")
+    with torch.no_grad():
+        catalog.weight.copy_(torch.from_numpy(catalog.table.initial_rows(7, 0, ROWS)))
+        catalog.bias.zero_()
+    matrices = {"weight": catalog.weight, "bias": catalog.bias}
+    state = {key: {"s": torch.zeros_like(matrix), "n": torch.zeros_like(matrix)} for key, matrix in matrices.items()}
+    targets, losses = batch().targets, []
+    touched = torch.cat([targets.values(), SAMPLES]).unique() if "squared" not in name else targets.values().unique()
+    touched = touched if name in SAMPLED else torch.arange(ROWS)
+    for step in range(1, steps + 1):
+        loss = dense_loss(name, model(batch().inputs), targets) / QUERIES
+        model.zero_grad()
+        loss.backward()
+        losses.append(loss.item())
+        with torch.no_grad():
+            for parameter in model.tower.parameters():
+                parameter -= LR * parameter.grad
+            for key, matrix in matrices.items():
+                decay = config.weight_decay if key == "weight" else 0
+                gradient = matrix.grad[touched] + decay * matrix[touched]
+                before = {slot: value[touched] for slot, value in state[key].items()}
+                matrix[touched], after = row_step(config, matrix[touched], gradient, before, step)
+                for slot, value in after.items():
+                    state[key][slot][touched] = value
+    return losses, {name: parameter.detach() for name, parameter in model.named_parameters()}
+
+
+def row_step(config: EmbeddingConfig, w: Tensor, g: Tensor, state: dict[str, Tensor], step: int) -> tuple:
+    if config.optimizer == "rowwise_adagrad":
+        n = state["n"] + g.square().mean(1, keepdim=True)
+        return w - LR * g / (n.sqrt() + config.eps), {"n": n}
+    return stepped(config, w, g, state, step, column_groups=1)
+
+
+def check(config: EmbeddingConfig, name: str, world: int, steps: int) -> None:
+    losses, parameters = dense_train(config, name, steps)
+    for ours, state in run_distributed(train, world, config, name, steps):
+        np.testing.assert_allclose(ours, losses, rtol=1e-5, atol=1e-5)
+        for key, value in parameters.items():
+            torch.testing.assert_close(
+                state[f"model.{key}"], value, rtol=1e-5, atol=1e-5, msg=lambda m, k=key: f"{k}: {m}"
+            )
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("world", [1, 2, 3, 4])
+def test_losses_and_gradients(name: str, world: int) -> None:
+    check(settings("sgd"), name, world, steps=2)
+
+
+@pytest.mark.parametrize("name", ["cross_entropy", "bpr"])
+@pytest.mark.parametrize("optimizer", ["rowwise_adagrad", "adagrad", "adam", "ftrl"])
+def test_row_rules_and_weight_decay(name: str, optimizer: str) -> None:
+    check(settings(optimizer, weight_decay=0.1), name, world=2, steps=3)
+
+
+def rank_all(rows: int) -> tuple[Tensor, ...]:
+    model, _ = build(settings("sgd"), rows)
+    mine = my_rows(rows)
+    scores = model(mine.inputs)
+    return (
+        *top_k(scores, 5, mine.seen),
+        ranks(scores, mine.targets, mine.seen),
+        *top_k(scores, rows + 2),
+        ranks(scores, mine.targets),
+    )
+
+
+@pytest.mark.parametrize(("world", "rows"), [(1, ROWS), (2, ROWS), (3, ROWS), (4, ROWS), (4, 5)])
+def test_ranking(world: int, rows: int) -> None:
+    torch.manual_seed(1)
+    model, part = Model(settings("sgd"), rows), batch(rows=rows)
+    weight = torch.from_numpy(model.catalogs["items/item"].table.initial_rows(7, 0, rows))
+    s_BR = (model.tower(part.inputs) @ weight.t()).detach()
+    left_BR = s_BR.clone()
+    query_X = torch.arange(QUERIES).repeat_interleave(part.seen.lengths()[:QUERIES])
+    left_BR[query_X, part.seen.values()] = -torch.inf
+    query_V = torch.arange(QUERIES).repeat_interleave(part.targets.lengths()[:QUERIES])
+    target_V = s_BR[query_V, part.targets.values()].unsqueeze(1)
+    best_BK, ids_BK, rank_V, all_BR, order_BR, rank_of_all_V = (
+        torch.cat(parts) for parts in zip(*run_distributed(rank_all, world, rows), strict=True)
+    )
+    k = min(5, rows)
+    torch.testing.assert_close(best_BK[:, :k], left_BR.topk(k).values)
+    expected_BK = left_BR.topk(k).indices.masked_fill(left_BR.topk(k).values == -torch.inf, -1)
+    assert torch.equal(ids_BK[:, :k], expected_BK)
+    assert torch.equal(rank_V, (left_BR[query_V] > target_V).sum(1).double())
+    torch.testing.assert_close(all_BR[:, :rows], s_BR.sort(descending=True).values)
+    assert torch.equal(order_BR[:, :rows], s_BR.sort(descending=True).indices)
+    assert (order_BR[:, rows:] == -1).all()
+    assert (all_BR[:, rows:] == -torch.inf).all()
+    assert torch.equal(rank_of_all_V, (s_BR[query_V] > target_V).sum(1).double())
+
+
+def nobody_has_targets() -> list[float]:
+    model, optimizer = build(settings("sgd"))
+    part = Rows(torch.ones(3, INPUTS), jagged([[]] * 3, [[]] * 3), jagged([[]] * 3))
+    assert len(ranks(model(part.inputs), part.targets)) == 0
+    return [train_step(model, optimizer, part, loss).item() for loss in LOSSES.values()]
+
+
+def test_a_batch_without_targets() -> None:
+    for sums in run_distributed(nobody_has_targets, 2):
+        losses = dict(zip(LOSSES, sums, strict=True))
+        assert losses.pop("logistic") > 0
+        assert losses.pop("gaussian") > 0
+        assert all(loss == 0 for loss in losses.values())
+
+
+def go_on(config: EmbeddingConfig, folder: Path, start: int, stop: int, rows: int) -> dict[str, Tensor]:
+    """Loads what the run before saved, trains, saves."""
+    model, optimizer = build(config, rows)
+    optimizer.init_state()
+    if start:
+        dcp.load(state_of(model, optimizer), checkpoint_id=folder / str(start))
+    for _ in range(start, stop):
+        train_step(model, optimizer, my_rows(rows), cross_entropy)
+    dcp.save(state_of(model, optimizer), checkpoint_id=folder / str(stop))
+    return whole(state_of(model, optimizer))
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "rowwise_adagrad"])
+@pytest.mark.parametrize("rows", [ROWS, 5])
+def test_checkpoints_reshard(optimizer: str, rows: int, tmp_path: Path) -> None:
+    config = settings(optimizer)
+    run_distributed(go_on, 2, config, tmp_path, 0, 2, rows)
+    run_distributed(go_on, 1, config, tmp_path, 2, 3, rows)
+    run_distributed(go_on, 3, config, tmp_path, 3, 4, rows)
+    resumed = run_distributed(go_on, 4, config, tmp_path, 4, 5, rows)[0]
+    _, straight = run_distributed(train, 1, config, "cross_entropy", 5, rows)[0]
+    assert resumed.keys() == straight.keys()
+    for name, value in straight.items():
+        torch.testing.assert_close(resumed[name], value, rtol=1e-5, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def copied() -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """A state dict loaded into another model, by the modules' own methods."""
+    model, optimizer = build(settings("adam"))
+    train_step(model, optimizer, my_rows(), cross_entropy)
+    other, other_optimizer = build(settings("adam"))
+    before = whole(state_of(model, optimizer))
+    other_optimizer.init_state()
+    other_optimizer.load_state_dict(optimizer.state_dict())
+    other.load_state_dict(model.state_dict())
+    return before, whole(state_of(other, other_optimizer))
+
+
+def test_state_dicts_load() -> None:
+    for before, after in run_distributed(copied, 2):
+        assert before.keys() == after.keys()
+        assert all(torch.equal(before[name], after[name]) for name in before)
