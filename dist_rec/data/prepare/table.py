@@ -58,9 +58,8 @@ def prepare(
             transform, warnings = statistics.fit(features, folder), statistics.warnings(features)
         splits = _encode(files, transform, held_out, folder, pool)
         tables = {table: Table(rows=rows) for table, rows in table_rows(features, folder).items()}
-        warnings += [
-            f"table {table} has no row but that of unknown ids" for table, of in tables.items() if of.rows == 1
-        ]
+        empty = [table for table, of in tables.items() if of.rows == 1]
+        warnings += [f"table {table} has one row only, that of unknown ids; lower its min_count" for table in empty]
         manifest = Manifest(
             columns=features.columns,
             tables=tables,

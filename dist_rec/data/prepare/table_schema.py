@@ -56,7 +56,9 @@ class Source(Config):
         if len(self.delimiter) != 1:
             raise ValueError(f"separator {self.separator!r} must be one character, with or without spaces around it")
         if self.format == "csv" and self.header == bool(self.names):
-            raise ValueError("CSV has either a header or names; with header = false give the names of all columns")
+            raise ValueError(
+                "either a header names the columns or names does; with header = false give names"
+            )
         if len(set(self.names)) < len(self.names):
             raise ValueError("two columns have the same name")
         return self

@@ -198,7 +198,7 @@ def _read_csv(path: str, source: Source, columns: Mapping[str, str]) -> Iterator
     for data, size in read_lines(Piece(path, 0, Path(path).stat().st_size), b""):
         block = _Block(path, data, lines_before, source)
         lines_before += data.count(b"\n")
-        if not names:
+        if block.lines and not names:
             names = block.take_header()
             _require(path, columns, names)
         if block.lines:
@@ -253,9 +253,7 @@ class _Block:
         try:
             table = csv.read_csv(io.BytesIO(lines), read, parse, convert)
         except pa.ArrowInvalid as error:
-            first = self._lines_before + 1
-            last = self._lines_before + self._data.count(b"\n")
-            raise UserError(f"{self._path}, lines {first} to {last}: {str(error).splitlines()[0]}") from None
+            raise self._unreadable(error) from None
         if wrong:
             row = wrong[0]
             number = self._data.split(b"\n").index(row.text.splitlines()[0].encode()) + self._lines_before + 1
@@ -264,6 +262,16 @@ class _Block:
                 f"{self._path}, line {number} has {found} fields between {self._source.separator!r}, not {expected}"
             )
         return table
+
+    def _unreadable(self, error: pa.ArrowInvalid) -> UserError:
+        first = last = self._lines_before
+        for line in self._data.splitlines():
+            last += 1
+            try:
+                line.decode()
+            except UnicodeDecodeError:
+                return UserError(f"{self._path}, line {last} is not UTF-8")
+        return UserError(f"{self._path}, lines {first + 1} to {last}: {str(error).splitlines()[0]}")
 
     def where(self, row: int) -> str:
         """The line of a row."""
