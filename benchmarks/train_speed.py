@@ -8,38 +8,27 @@ evaluation.
 """
 
 import argparse
-import json
 import os
 import re
-import statistics
 import subprocess
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+from side_by_side import compare, our_rate, training_arrays
 
-from dist_rec.data.loader import Loader, LoaderConfig
-from dist_rec.data.shards import Dataset
-
-ROOT = Path(__file__).parents[1]
 BATCH, EPOCHS = 2048, 3
+SETTINGS = (f"train.batch={BATCH}", f"train.epochs={EPOCHS}", "optimizer.name=adagrad", "optimizer.lr=0.02")
 
 
 def save_as_npy(data: Path, folder: Path) -> tuple[int, str]:
     """Writes the training split in the reference's form; returns its rows and its table sizes."""
-    dataset = Dataset(data)
-    loader = Loader(dataset, "train", LoaderConfig(path=str(data)), batch=8192, shuffle=False)
-    batches = list(loader.batches(0, loader.steps_per_epoch))
-    features = len(loader.layout.categorical)
-    arrays = {
-        "dense": [batch.dense.numpy() for batch in batches],
-        "sparse": [batch.ids.values().view(features, -1).t().int().numpy() for batch in batches],
-        "labels": [batch.labels.int().unsqueeze(1).numpy() for batch in batches],
-    }
-    for name, parts in arrays.items():
-        np.save(folder / f"train_{name}.npy", np.concatenate(parts))
-    return loader.rows, ",".join(str(dataset.manifest.rows_of(name)) for name in loader.layout.categorical)
+    arrays = training_arrays(data)
+    for name, dtype in (("dense", np.float32), ("sparse", np.int32), ("labels", np.int32)):
+        np.save(folder / f"train_{name}.npy", arrays[name].astype(dtype))
+    return len(arrays["labels"]), ",".join(map(str, arrays["sizes"]))
 
 
 def reference_rate(checkout: Path, folder: Path, rows: int, sizes: str) -> float:
@@ -60,18 +49,6 @@ def reference_rate(checkout: Path, folder: Path, rows: int, sizes: str) -> float
     return (rate if unit == "it/s" else 1 / rate) * min(BATCH, rows)
 
 
-def our_rate(data: Path, folder: Path, precision: str) -> float:
-    """Rows a second over all epochs."""
-    command = [sys.executable, "-m", "dist_rec.cli.main", "train", str(ROOT / "configs" / "dlrm_criteo.toml")]
-    command += [f"data.path={data}", f"train.batch={BATCH}", f"train.epochs={EPOCHS}", "optimizer.name=adagrad"]
-    command += ["optimizer.lr=0.02", f"train.precision={precision}", "--json"]
-    command += ["--run-dir", tempfile.mkdtemp(dir=folder) + "/run"]
-    run = subprocess.run(command, capture_output=True, text=True, check=False)
-    if run.returncode:
-        sys.exit(f"our run failed:\n{run.stderr[-2000:]}")
-    return json.loads(run.stdout.splitlines()[-1])["train"]["rows_per_s"]
-
-
 def main() -> None:
     """Prints the medians and their ratio."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -79,19 +56,17 @@ def main() -> None:
     parser.add_argument("--reference", type=Path, required=True, help="a checkout of facebookresearch/dlrm")
     parser.add_argument("--repeats", type=int, default=3, help="runs of each")
     arguments = parser.parse_args()
-    rates: dict[str, list[float]] = {"reference fp32": [], "ours bf16": [], "ours fp32": []}
+    data = arguments.data.resolve()
     with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        rows, sizes = save_as_npy(arguments.data, folder)
-        for _ in range(arguments.repeats):
-            rates["reference fp32"].append(reference_rate(arguments.reference, folder, rows, sizes))
-            rates["ours bf16"].append(our_rate(arguments.data.resolve(), folder, "bf16"))
-            rates["ours fp32"].append(our_rate(arguments.data.resolve(), folder, "fp32"))
-            print({name: round(values[-1]) for name, values in rates.items()}, flush=True)
-    medians = {name: statistics.median(values) for name, values in rates.items()}
-    for name, median in medians.items():
-        print(f"{name:<15} {median:>9,.0f} rows/s   {median / medians['reference fp32']:.2f}x the reference")
-    print(json.dumps({"rows_per_s": medians, "ratio": medians["ours bf16"] / medians["reference fp32"]}))
+        rows, sizes = save_as_npy(data, Path(temporary))
+        compare(
+            {
+                "reference fp32": lambda: reference_rate(arguments.reference, Path(temporary), rows, sizes),
+                "ours bf16": partial(our_rate, "dlrm_criteo", data, *SETTINGS),
+                "ours fp32": partial(our_rate, "dlrm_criteo", data, *SETTINGS, "train.precision=fp32"),
+            },
+            arguments.repeats,
+        )
 
 
 if __name__ == "__main__":

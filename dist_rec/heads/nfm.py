@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from dist_rec.core import config, head
 from dist_rec.core.schema import Manifest
+from dist_rec.nn.dropout import Dropout
 from dist_rec.nn.fields import Fields, id_features, split_weights
 from dist_rec.nn.interactions import bi_interaction
 from dist_rec.nn.mlp import MLP
@@ -46,7 +47,7 @@ class NFM(head.Head):
         self.fields = Fields(manifest, len(id_features(manifest)), 1 + config.dim)
         self.bias = nn.Parameter(torch.zeros(()))
         self.norm = BatchNorm(config.dim) if config.batch_norm else nn.Identity()
-        self.dropout = nn.Dropout(config.dropout[0])
+        self.dropout = Dropout(config.dropout[0])
         norm, dropout = config.batch_norm, config.dropout[1:]
         self.deep = MLP(config.dim, config.hidden, dropout=dropout, batch_norm=norm, last_linear=False)
         self.h = nn.Linear(self.deep.outputs, 1, bias=False)

@@ -2,6 +2,7 @@
 
 from torch import Tensor, nn
 
+from dist_rec.nn.dropout import Dropout
 from dist_rec.nn.norm import BatchNorm
 
 
@@ -38,7 +39,7 @@ class MLP(nn.Sequential):
                 layers.append(BatchNorm(size))
             layers.append(nn.ReLU(inplace=True))
             if dropouts[number - 1]:
-                layers.append(nn.Dropout(dropouts[number - 1]))
+                layers.append(Dropout(dropouts[number - 1]))
         super().__init__(*layers)
         self.outputs = inputs
 

@@ -1,0 +1,77 @@
+"""Training speed of DeepFM beside deepctr-torch's: same model, data, batch, one process; runs in turn.
+
+    python benchmarks/deepfm_speed.py --data data/criteo --peer FOLDER_WITH_DEEPCTR_TORCH
+
+DeepFM of dimension 16 with an MLP of 400-400-400 and batches of 2048. The peer trains by its own `fit` with its usual
+settings (Adam, dropout .1, L2 1e-5, float32), from arrays in memory and without evaluation; ours streams from shards.
+`pip install --no-deps --target FOLDER deepctr-torch requests` brings the peer.
+"""
+
+import argparse
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from side_by_side import compare, our_rate, training_arrays
+
+BATCH, EPOCHS = 2048, 5
+SETTINGS = (f"train.batch={BATCH}", f"train.epochs={EPOCHS}", "head.dropout=0.1")
+PEER = f"""
+import sys, time
+import numpy as np, torch
+from deepctr_torch.inputs import DenseFeat, SparseFeat
+from deepctr_torch.models import DeepFM
+
+arrays = np.load(sys.argv[1])
+dense, sparse, sizes = arrays["dense"], arrays["sparse"], arrays["sizes"]
+columns = [SparseFeat(f"c{{i}}", int(size), embedding_dim=16) for i, size in enumerate(sizes)]
+columns += [DenseFeat(f"d{{i}}", 1) for i in range(dense.shape[1])]
+inputs = {{f"c{{i}}": sparse[:, i] for i in range(len(sizes))}} | {{f"d{{i}}": dense[:, i] for i in range(dense.shape[1])}}
+model = DeepFM(columns, columns, dnn_hidden_units=(400, 400, 400), dnn_dropout=0.1)
+model.compile(torch.optim.Adam(model.parameters(), 1e-3), "binary_crossentropy")
+began = time.perf_counter()
+model.fit(inputs, arrays["labels"], batch_size={BATCH}, epochs={EPOCHS}, verbose=0)
+print("rate", len(dense) * {EPOCHS} / (time.perf_counter() - began))
+"""
+
+
+def peer_rate(folder: Path, arrays: Path) -> float:
+    """Rows a second over all epochs."""
+    path = os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])
+    command = [sys.executable, "-c", PEER, str(arrays)]
+    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": str(os.cpu_count())}
+    run = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    found = re.search(r"^rate ([\d.]+)$", run.stdout, re.MULTILINE)
+    if not found:
+        sys.exit(f"the peer did not run:\n{run.stderr[-2000:]}")
+    return float(found[1])
+
+
+def main() -> None:
+    """Prints the medians and their ratio."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="a folder made by `dist-rec prepare criteo`")
+    parser.add_argument("--peer", type=Path, required=True, help="a folder that holds deepctr_torch")
+    parser.add_argument("--repeats", type=int, default=3, help="runs of each")
+    arguments = parser.parse_args()
+    data = arguments.data.resolve()
+    with tempfile.TemporaryDirectory() as temporary:
+        arrays = Path(temporary) / "train.npz"
+        np.savez(arrays, **training_arrays(data))
+        compare(
+            {
+                "deepctr-torch fp32": partial(peer_rate, arguments.peer, arrays),
+                "ours bf16": partial(our_rate, "deepfm_criteo", data, *SETTINGS),
+                "ours fp32": partial(our_rate, "deepfm_criteo", data, *SETTINGS, "train.precision=fp32"),
+            },
+            arguments.repeats,
+        )
+
+
+if __name__ == "__main__":
+    main()
