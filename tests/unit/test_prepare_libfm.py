@@ -108,8 +108,10 @@ def test_clicks_and_their_share(tmp_path: Path) -> None:
     manifest = prepare({"train": [train]}, tmp_path / "out", "click", workers=1).manifest
     assert read(tmp_path / "out", "train")["label"] == [0, 0, 1, 1]
     assert manifest.splits["train"].positives == 2
-    with pytest.raises(UserError, match=r"a2, line 2: the label 3 is not -1, 0 or 1; try --label rating"):
-        prepare({"train": [write(tmp_path / "a2", ["1 1:1", "3 1:1"])]}, tmp_path / "other", "click", workers=1)
+    with pytest.raises(UserError, match=r"a2, line 4: the label 3 is not -1, 0 or 1; try --label rating"):
+        prepare(
+            {"train": [write(tmp_path / "a2", ["", "1 1:1", "", "3 1:1", ""])]}, tmp_path / "other", "click", workers=1
+        )
 
 
 def test_a_fit_is_applied_to_later_files(tmp_path: Path) -> None:

@@ -85,6 +85,8 @@ def _count(files: Sequence[str], schema: TableSchema, held_out: Valid | None, po
     total = Statistics()
     for statistics in pool.run(tasks, "read train", bytes_of(files)):
         total.merge(statistics)
+    if not total.rows:
+        raise UserError("no training row is left; lower valid.share, or give more rows")
     return total
 
 

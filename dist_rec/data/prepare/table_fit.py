@@ -1,8 +1,8 @@
 """What is learnt from the training rows of a table: quantiles, means and vocabularies.
 
 Every file gives statistics, which are merged in the order of the files: the result does not depend on the number of
-processes. Memory grows with the distinct values of vocabularies alone; quantiles are exact up to `SAMPLE_ROWS` rows of
-a file set and beyond that those of so many rows, chosen by their place in the files.
+processes. Memory grows with the distinct values of vocabularies alone. Quantiles are exact up to `SAMPLE_ROWS` values;
+beyond, they are those of a sample of so many, chosen by their rows' places in the files.
 
 Shapes: N rows of a chunk, K values of a sample.
 """
@@ -26,6 +26,8 @@ from dist_rec.data.prepare.vocabulary import checksum
 from dist_rec.data.workers import Report
 
 SAMPLE_ROWS = 1 << 18
+ROUNDING = 1e-13
+"""A deviation of at most this share of the mean comes from rounding: the number is constant, and stays unscaled."""
 WAITING_VALUES = 1 << 20
 """Counted values of chunks that wait to be added up."""
 
@@ -82,7 +84,8 @@ class NumberFit:
         """What the transform needs (`Transform.numbers`)."""
         if dense.transform == "standardise":
             deviation = (self.squares / self.count) ** 0.5 if self.count else 0.0
-            return self.mean, deviation or 1.0
+            is_constant = deviation <= abs(self.mean) * ROUNDING
+            return self.mean, 1.0 if is_constant else deviation
         if not self.count:
             return ()
         share = np.arange(1, dense.quantiles) / dense.quantiles

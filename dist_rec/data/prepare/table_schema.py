@@ -34,13 +34,13 @@ class Source(Config):
     format: Literal["csv", "parquet"] = "csv"
     """CSV is plain or gzipped; spaces around a value are not part of it, and no value holds a line break."""
     separator: str = ","
-    """One character, which may have spaces around it."""
+    """One character, which may have spaces around it; quotes count if they begin right after it."""
     header: bool = True
     """Whether the first line of a CSV file names its columns."""
     names: tuple[str, ...] = ()
     """Names of all columns of a CSV file without a header."""
     skip_lines: int = Field(0, ge=0)
-    """Lines to leave out at the begin of every CSV file."""
+    """Lines to leave out at the beginning of every CSV file."""
     comment: str = ""
     """Lines of a CSV file that begin with this are left out."""
     missing: tuple[str, ...] = ("",)
@@ -56,9 +56,7 @@ class Source(Config):
         if len(self.delimiter) != 1:
             raise ValueError(f"separator {self.separator!r} must be one character, with or without spaces around it")
         if self.format == "csv" and self.header == bool(self.names):
-            raise ValueError(
-                "either a header names the columns or names does; with header = false give names"
-            )
+            raise ValueError("either a header names the columns or names does; with header = false give names")
         if len(set(self.names)) < len(self.names):
             raise ValueError("two columns have the same name")
         return self

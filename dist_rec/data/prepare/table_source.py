@@ -172,16 +172,15 @@ def _require(path: str, columns: Mapping[str, str], present: Collection[str]) ->
 
 
 def _read_parquet(path: str, source: Source, columns: Mapping[str, str]) -> Iterator[tuple[Chunk, int]]:
-    missing = pa.array(source.missing, pa.string())
+    missing, rows, size = pa.array(source.missing, pa.string()), 0, Path(path).stat().st_size
     try:
-        file = pq.ParquetFile(path)
-        _require(path, columns, file.schema_arrow.names)
-        rows, total = 0, max(file.metadata.num_rows, 1)
-        size = Path(path).stat().st_size
-        for batch in file.iter_batches(PARQUET_ROWS, columns=list(columns)):
-            arrays = dict(zip(batch.schema.names, batch.columns, strict=True))
-            yield Chunk(path, arrays, missing, partial(_row, path, rows)), size * batch.num_rows // total
-            rows += batch.num_rows
+        with pq.ParquetFile(path) as file:
+            _require(path, columns, file.schema_arrow.names)
+            for batch in file.iter_batches(PARQUET_ROWS, columns=list(columns)):
+                arrays = dict(zip(batch.schema.names, batch.columns, strict=True))
+                done = size * batch.num_rows // file.metadata.num_rows
+                yield Chunk(path, arrays, missing, partial(_row, path, rows)), done
+                rows += batch.num_rows
     except (pa.ArrowInvalid, OSError) as error:
         raise UserError(f"{path} is no readable Parquet file: {str(error).splitlines()[0]}") from None
 
