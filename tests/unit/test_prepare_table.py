@@ -366,6 +366,14 @@ def test_a_bad_schema_is_named(changes: dict[str, Any], message: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_a_bad_schema_file_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "schema.toml"
+    path.write_text('[label]\ncolumn = "a"\n[dense.x]\n[cross.y]\nof = ["a", "b"]\n')
+    with pytest.raises(UserError) as caught:
+        TableSchema.read(path)
+    assert str(caught.value) == f"{path}: cross.y: 'a' is not a categorical feature; there are: none"
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [

@@ -18,6 +18,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, StringConstraints, model_validator
 
 from dist_rec.core.config import Config, read_toml
+from dist_rec.core.errors import UserError
 from dist_rec.core.schema import Column, Kind
 
 MAX_BUCKETS = 2**31 - 2
@@ -155,8 +156,12 @@ class TableSchema(Config):
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """The schema in a TOML file; raises UserError naming the key that is wrong."""
-        return cls.parse(read_toml(path), f"{path}: ")
+        """The schema in a TOML file; raises UserError naming the file and the key that is wrong."""
+        values = read_toml(path)
+        try:
+            return cls.parse(values)
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from None
 
     @property
     def ids(self) -> Iterator[tuple[str, Kind, IdColumn | Cross]]:
