@@ -412,6 +412,7 @@ def test_bad_files_are_named(tmp_path: Path) -> None:
     header = ",".join(COLUMNS)
     refused("", "bad holds no rows")
     refused(header, "bad holds no rows")
+    refused(f"\n{header}\n\n\n", "bad holds no rows")
     refused("label,age,income\nyes,1,2", r"bad has no column 'city', which \[categorical.city\] reads; it has label, a")
     refused(f"{header},age\n", "the header has the column 'age' twice")
     refused(f"{header}\nyes,1,2,\xff,1,a,1".encode("latin-1"), "bad, line 2 is not UTF-8")
@@ -487,3 +488,15 @@ def test_real_adult(tmp_path: Path) -> None:
     assert (splits["test"].rows, splits["test"].positives) == (16281, 3846)
     assert prepared.manifest.rows_of("education") == 17
     assert not prepared.warnings
+
+
+def test_names_of_columns_may_look_like_values(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text('\ufeff"NA" , 01,"a,b"\n\n1,2,x\n0,3,y\n')
+    of = TableSchema.parse({
+        "label": {"column": "NA"},
+        "dense": {"number": {"column": "01", "transform": "identity"}},
+        "categorical": {"text": {"column": "a,b"}},
+    })  # fmt: skip
+    prepare(of, {"train": [str(path)]}, tmp_path / "out", workers=1)
+    assert read(tmp_path / "out", "train") == {"label": [1, 0], "number": [2, 3], "text": [1, 2]}

@@ -225,10 +225,14 @@ class _Block:
 
     def take_header(self) -> list[str]:
         """Takes the first line off, and returns its names."""
-        header, _, self.lines = self.lines.partition(b"\n")
+        header, _, rows = self.lines.partition(b"\n")
+        self.lines = rows.lstrip(b"\n")
         self._headers = 1
-        names = self._read(header + b"\n", csv.ReadOptions(autogenerate_column_names=True), csv.ConvertOptions())
-        found = [str(column[0]).strip() for column in names.columns]
+        # Arrow calls columns without a name f0, f1 …
+        types = {f"f{column}": pa.string() for column in range(len(header))}
+        options = csv.ConvertOptions(column_types=types)
+        names = self._read(header + b"\n", csv.ReadOptions(autogenerate_column_names=True), options)
+        found = [column[0].as_py().strip() for column in names.columns]
         for name in found:
             if found.count(name) > 1:
                 raise UserError(f"{self._path}: the header has the column {name!r} twice")
