@@ -4,15 +4,20 @@ Shapes: B queries of this process, G of all processes, W processes, C rows of a 
 X excluded pairs.
 """
 
+from dataclasses import dataclass, replace
+from typing import Self
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torchrec.sparse.jagged_tensor import JaggedTensor
 
-from dist_rec.embedding.scores import CatalogScores, rows_at_once
+from dist_rec.embedding.scores import CatalogScores, TableShard, rows_at_once
 
 # Numbers in a chunk of the matrix of scores, 64 MiB.
 CHUNK = 1 << 24
+# Queries ranked at a time: few, so that a chunk has many rows, of which `topk` takes less time each.
+QUERIES = 256
 
 
 @torch.no_grad()
@@ -27,18 +32,28 @@ def top_k(scores: CatalogScores, k: int, exclude: JaggedTensor | None = None) ->
     Returns:
         Their scores and their numbers, [B, K]; where fewer rows are left, -inf and -1.
     """
-    queries = scores.queries
-    excluded = _Excluded(scores, exclude)
-    best = _nothing(queries.rows, k)
-    for chunk, s_GC in scores.shard.chunks(queries.rows, rows_at_once(len(queries.rows), CHUNK)):
-        excluded.mask(s_GC, chunk)
-        top_GK, place_GK = s_GC.topk(min(k, s_GC.shape[1]))
-        best = best_of(k, best, (top_GK, place_GK + scores.shard.start + chunk.start))
+    queries, excluded = scores.queries, _excluded(scores, exclude)
+    blocks = [
+        _best_here(k, scores.shard, block_GD, excluded.of_queries(number * QUERIES, len(block_GD)))
+        for number, block_GD in enumerate(queries.rows.split(QUERIES))
+    ]
+    best = tuple(torch.cat(tensors) for tensors in zip(*blocks, strict=True))
     if len(queries.counts) > 1:
         parts = [_deal(part_GK, queries.counts, len(scores)) for part_GK in best]
         best = best_of(k, *zip(*(part.unbind(0) for part in parts), strict=True))
     top_BK, ids_BK = best
     return top_BK, ids_BK.masked_fill(top_BK == -torch.inf, -1)
+
+
+def _best_here(k: int, shard: TableShard, queries_GD: Tensor, excluded: "_Excluded") -> tuple[Tensor, Tensor]:
+    """The best rows of this process, filled up with -inf."""
+    shape = (len(queries_GD), k)
+    best = queries_GD.new_full(shape, -torch.inf), queries_GD.new_full(shape, -1, dtype=torch.int64)
+    for chunk, s_GC in shard.chunks(queries_GD, rows_at_once(len(queries_GD), CHUNK)):
+        excluded.mask(s_GC, chunk)
+        top_GK, place_GK = s_GC.topk(min(k, s_GC.shape[1]))
+        best = best_of(k, best, (top_GK, place_GK + shard.start + chunk.start))
+    return best
 
 
 def best_of(k: int, *parts: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
@@ -64,7 +79,7 @@ def ranks(scores: CatalogScores, targets: JaggedTensor, exclude: JaggedTensor | 
         float64, 0 for the best; equal scores are told apart by no more than rounding.
     """
     pairs = scores.gather_pairs(targets)
-    excluded = _Excluded(scores, exclude)
+    excluded = _excluded(scores, exclude)
     target_V, row_V = scores.of_gathered(pairs), pairs.id_V - scores.shard.start
     before_V = target_V.new_zeros(len(target_V), dtype=torch.float64)
     rows = rows_at_once(max(len(target_V), len(scores.queries.rows)), CHUNK)
@@ -85,27 +100,34 @@ def count_before(s_VC: Tensor, target_V: Tensor) -> Tensor:
     return not_below_V.double() - (s_VC == target_V.unsqueeze(1)).sum(1) / 2
 
 
+@dataclass(frozen=True)
 class _Excluded:
     """Rows of this process that do not count, by row, so that those of a chunk lie together."""
 
-    def __init__(self, scores: CatalogScores, ids: JaggedTensor | None) -> None:
-        self._row_X = self._query_X = torch.empty(0, dtype=torch.int64, device=scores.queries_BD.device)
-        if ids is not None:
-            pairs = scores.gather_pairs(ids)
-            here = scores.shard.holds(pairs.id_V)
-            self._row_X, order_X = (pairs.id_V[here] - scores.shard.start).sort()
-            self._query_X = pairs.query_V[here][order_X]
+    row_X: Tensor
+    """In the shard, ascending."""
+    query_X: Tensor
+
+    def of_queries(self, start: int, number: int) -> Self:
+        """Those of some queries, which are numbered from 0 anew."""
+        (here,) = ((self.query_X >= start) & (self.query_X < start + number)).nonzero(as_tuple=True)
+        return replace(self, row_X=self.row_X[here], query_X=self.query_X[here] - start)
 
     def mask(self, s_GC: Tensor, chunk: slice) -> None:
         """Sets the scores of a chunk's excluded rows to -inf."""
         ends = torch.tensor([chunk.start, chunk.stop], device=s_GC.device)
-        first, last = torch.searchsorted(self._row_X, ends).tolist()
-        s_GC[self._query_X[first:last], self._row_X[first:last] - chunk.start] = -torch.inf
+        first, last = torch.searchsorted(self.row_X, ends).tolist()
+        s_GC[self.query_X[first:last], self.row_X[first:last] - chunk.start] = -torch.inf
 
 
-def _nothing(queries_GD: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    shape = (len(queries_GD), k)
-    return queries_GD.new_full(shape, -torch.inf), queries_GD.new_full(shape, -1, dtype=torch.int64)
+def _excluded(scores: CatalogScores, ids: JaggedTensor | None) -> _Excluded:
+    if ids is None:
+        nothing = torch.empty(0, dtype=torch.int64, device=scores.queries_BD.device)
+        return _Excluded(nothing, nothing)
+    pairs = scores.gather_pairs(ids)
+    here = scores.shard.holds(pairs.id_V)
+    row_X, order_X = (pairs.id_V[here] - scores.shard.start).sort()
+    return _Excluded(row_X, pairs.query_V[here][order_X])
 
 
 def _deal(part_GK: Tensor, counts: tuple[int, ...], own: int) -> Tensor:

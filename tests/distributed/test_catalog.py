@@ -20,6 +20,7 @@ from torchrec.sparse.jagged_tensor import JaggedTensor
 from dist_rec.core import head
 from dist_rec.core.process import this_process
 from dist_rec.core.schema import Column, Manifest, Table
+from dist_rec.embedding import ranking
 from dist_rec.embedding import scores as scores_module
 from dist_rec.embedding.catalog import build_catalogs
 from dist_rec.embedding.catalog_losses import (
@@ -266,6 +267,7 @@ def test_row_rules_and_weight_decay(name: str, optimizer: str) -> None:
 
 
 def rank_all(rows: int) -> tuple[Tensor, ...]:
+    ranking.CHUNK, ranking.QUERIES = 4 * QUERIES, 4
     model, _ = build(settings("sgd"), rows)
     mine = my_rows(rows)
     scores = model(mine.inputs)

@@ -9,7 +9,7 @@ from torchrec.sparse.jagged_tensor import JaggedTensor
 
 from dist_rec.core import head
 from dist_rec.core.errors import UserError
-from dist_rec.embedding import scores
+from dist_rec.embedding import ranking, scores
 from dist_rec.embedding.catalog_losses import bpr, cross_entropy, sampled_softmax, top1
 from dist_rec.embedding.ranking import best_of, count_before, ranks, top_k
 from dist_rec.embedding.scores import LOGSUMEXP, SUM_SOFTPLUS, SUM_SQUARES, CatalogScores, Reduction, TableShard
@@ -104,8 +104,11 @@ def test_ranks_and_best_rows_agree(seed: int, rows: int, data: st.DataObject) ->
     s_BR = torch.randperm(2 * rows, generator=torch.Generator().manual_seed(seed)).view(2, rows).float()
     seen = [data.draw(st.sets(st.integers(0, rows - 1), max_size=rows - 1)) for _ in range(2)]
     left = [sorted(set(range(rows)) - row) for row in seen]
-    top_BK, ids_BK = top_k(small_scores(s_BR), rows, jagged(*map(sorted, seen)))
-    ranks_V = ranks(small_scores(s_BR), jagged(*left), jagged(*map(sorted, seen)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ranking, "CHUNK", data.draw(st.integers(1, 40)))
+        patch.setattr(ranking, "QUERIES", data.draw(st.integers(1, 3)))
+        top_BK, ids_BK = top_k(small_scores(s_BR), rows, jagged(*map(sorted, seen)))
+        ranks_V = ranks(small_scores(s_BR), jagged(*left), jagged(*map(sorted, seen)))
     for query, ranks_of_left in enumerate(ranks_V.split([len(row) for row in left])):
         found = ids_BK[query, : len(left[query])]
         assert found.tolist() == [left[query][place] for place in ranks_of_left.argsort()]
