@@ -140,10 +140,18 @@ def libfm(
 
 @prepare.command(no_args_is_help=True)
 def ratings(
-    files: Annotated[list[str], typer.Argument(help="Rating files, plain or gzipped, or quoted patterns.")],
+    files: Annotated[
+        list[str], typer.Argument(help="Rating files, plain or gzipped, or quoted patterns.", metavar="FILES")
+    ],
     out: Out,
-    split: Annotated[str, typer.Option(help="leave-one-out, random, chronological or held-out-users.")],
-    layout: Annotated[str, typer.Option(help="A row is: interactions, users or items.")] = "interactions",
+    split: Annotated[
+        Literal["leave-one-out", "random", "chronological", "held-out-users"],
+        typer.Option(help="What is for training, validation and test.", show_default=False),
+    ],
+    layout: Annotated[
+        Literal["interactions", "users", "items"],
+        typer.Option(help="A row is a rating, or all ratings of a user or an item."),
+    ] = "interactions",
     implicit: Annotated[bool, typer.Option("--implicit", help="Every rating is a 1.")] = False,
     min_rating: Annotated[float | None, typer.Option(help="Leave out ratings below.")] = None,
     min_interactions: Annotated[int, typer.Option(min=1, help="Leave out users with fewer ratings.")] = 1,
@@ -152,14 +160,20 @@ def ratings(
     ] = None,
     separator: Annotated[str | None, typer.Option(help="Between fields; found in the first line if not given.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Of everything random; 0 if not given.")] = None,
-    test_share: Annotated[float | None, typer.Option(help="random, chronological: of the ratings.")] = None,
+    test_share: Annotated[
+        float | None, typer.Option(help="Of the ratings; if not given, 0.1 (random) or 0.2 (chronological).")
+    ] = None,
     valid_share: Annotated[
-        float | None, typer.Option(help="random, chronological: of what the test leaves; 0.1 if not given.")
+        float | None,
+        typer.Option(help="random, chronological: of what the test leaves, for validation; 0.1 if not given."),
     ] = None,
     test: Annotated[list[str] | None, typer.Option(help="leave-one-out: files of the test ratings.")] = None,
     negatives: Annotated[str | None, typer.Option(help="leave-one-out: file of the test candidates.")] = None,
     draw: Annotated[int | None, typer.Option(help="leave-one-out: candidates to draw for each user instead.")] = None,
-    by: Annotated[str | None, typer.Option(help="leave-one-out: draw by uniform (the default) or popularity.")] = None,
+    by: Annotated[
+        Literal["uniform", "popularity"] | None,
+        typer.Option(help="leave-one-out: how candidates are drawn; uniform if not given."),
+    ] = None,
     valid_users: Annotated[int | None, typer.Option(help="held-out-users: users of validation.")] = None,
     test_users: Annotated[int | None, typer.Option(help="held-out-users: users of the test.")] = None,
     fold_in: Annotated[
@@ -167,7 +181,7 @@ def ratings(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Prepare ratings: `user item rating [timestamp]` a line, separated by tab, comma, '::', ';' or space.
+    """Prepare ratings: `user item rating \\[timestamp]` a line, separated by tab, comma, '::', ';' or space.
 
     With or without a header; ids are any text. Each split has a protocol's name, and its own options:
 

@@ -3,7 +3,7 @@
 Implicit feedback has positives alone; the items to contrast them with are drawn (He et al. 2017, section 3.1). A draw
 belongs to a stream of numbers for (seed, step, user, item): no state, and the same draws however a batch is cut.
 
-Shapes: B positives, N negatives of each, S seen pairs, I items, U users.
+Shapes: B positives, N negatives of each, S seen pairs, I items, U users, D draws.
 """
 
 from pathlib import Path
@@ -85,7 +85,9 @@ class Negatives:
             UserError: naming a user who has seen so many items that there are not enough others.
         """
         self._check(user_B, num if distinct else 1)
-        base_B = stream(self._seed, step, user_B, item_B)
+        # By user, so that one search after the other ends in the same part of the seen pairs.
+        order_B = np.argsort(user_B, kind="stable")
+        user_B, base_B = user_B[order_B], stream(self._seed, step, user_B, item_B)[order_B]
         drawn_BN = np.empty((user_B.size, num), np.int32)
         flat, pending, attempt = drawn_BN.reshape(-1), np.arange(drawn_BN.size), 0
         while pending.size:
@@ -95,7 +97,9 @@ class Negatives:
             if distinct:
                 pending = np.union1d(pending, np.flatnonzero(_repeats(drawn_BN)))
             attempt += 1
-        return drawn_BN
+        result_BN = np.empty_like(drawn_BN)
+        result_BN[order_B] = drawn_BN
+        return result_BN
 
     def _check(self, user_B: Ints, needed: int) -> None:
         short = np.flatnonzero(self._free_U[user_B] < needed)

@@ -293,6 +293,15 @@ def test_candidates_are_drawn_apart_from_the_user_s_items(tmp_path: Path) -> Non
     assert read(run(tmp_path, ratings, LeaveOneOut(draw=9, by=by, seed=4))[0], "test") != read(out, "test")
 
 
+def test_an_item_that_training_never_saw_takes_no_place_among_the_candidates(tmp_path: Path) -> None:
+    owned = {"a": "1 2 new", "b": "3 1", "c": "4 1", "d": "5 1", "e": "2 1"}
+    ratings = [Rating(user, item, 1.0, time) for user, of in owned.items() for time, item in enumerate(of.split())]
+    out, _ = run(tmp_path, ratings, LeaveOneOut(draw=3))
+    items = raw_ids(out, "item")
+    found = [{items[item] for item in row["candidates"]} for row in read(out, "test")]
+    assert found == [set("12345") - set(of.split()) for of in owned.values()]
+
+
 def candidates_file(path: Path, rows: list[tuple[str, str, list[str]]]) -> str:
     text = "".join(f"({user},{item})\t" + "\t".join(others) + "\n" for user, item, others in rows)
     path.write_bytes(gzip.compress(text.encode()))
@@ -389,6 +398,16 @@ def test_a_bad_line_is_named_and_nothing_is_left(
         prepare([str(path)], tmp_path / "out", Random(), Options(), bounds=(1, 5))
     assert str(caught.value).startswith(f"{path}, {message}")
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_header_counts_as_a_line(tmp_path: Path) -> None:
+    path = tmp_path / "bad"
+    path.write_text("userId,movieId,rating\n1,2,3\n1,3,6\n")
+    with pytest.raises(UserError, match="bad, line 3: rating 6 is not from 1 to 5, the --range"):
+        prepare([str(path)], tmp_path / "out", Random(), Options(), bounds=(1, 5))
+    path.write_text("userId,movieId,rating\n1,2,3\n1,3,six\n")
+    with pytest.raises(UserError, match="bad, line 3 has 'six' for its rating"):
+        prepare([str(path)], tmp_path / "out", Random(), Options())
 
 
 def test_impossible_requests_are_refused(tmp_path: Path) -> None:

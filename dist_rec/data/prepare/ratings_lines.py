@@ -29,7 +29,7 @@ TYPES = {
 NUMBER = rb"\s*[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?\s*"
 INTEGER = rb"\s*[-+]?[0-9]+\s*"
 UNIT = b"\x1f"
-"""Stands for a separator of two characters, which Arrow cannot read."""
+"""Stands for a separator of several bytes, which Arrow cannot read."""
 
 
 @dataclass(frozen=True)
@@ -82,14 +82,15 @@ class Form:
 
     def parse(self, lines: bytes, skip: int) -> pa.Table:
         """A table of `TYPES`; raises pa.ArrowInvalid for lines of another form."""
-        if len(self.separator) > 1:
-            lines = lines.replace(self.separator.encode(), UNIT)
+        separator = self.separator.encode()
+        if len(separator) > 1:
+            lines = lines.replace(separator, UNIT)
         names = list(TYPES)[: self.fields]
         return pacsv.read_csv(
             pa.BufferReader(lines),
             pacsv.ReadOptions(use_threads=False, block_size=len(lines) + 1, column_names=names, skip_rows=skip),
             pacsv.ParseOptions(
-                delimiter=self.separator if len(self.separator) == 1 else UNIT.decode(),
+                delimiter=self.separator if len(separator) == 1 else UNIT.decode(),
                 quote_char=False,
                 ignore_empty_lines=False,
             ),
