@@ -195,7 +195,7 @@ def ratings(
 
     Users and items become rows by descending count in training (`vocabulary/*.txt` keeps the ids); row 0 is for those
     that training never saw, and such validation and test ratings are kept. Of several ratings of an item by a user the
-    newest counts. Ratings are held in memory, 20 bytes each and several times that while they are sorted.
+    newest counts. Ratings are held in memory: 20 bytes each, about 250 at the peak, while they are sorted and written.
     """
     from dist_rec.data.prepare.ratings import Options
     from dist_rec.data.prepare.ratings import prepare as prepare_ratings

@@ -58,7 +58,7 @@ class Negatives:
     def of(
         cls, dataset: Dataset, seed: int, by: Literal["uniform", "popularity"] = "uniform", alpha: float = 1.0
     ) -> "Negatives":
-        """For a folder of `dist-rec prepare ratings` on a local disk; the seen pairs are mapped, not read.
+        """For a folder of `dist-rec prepare ratings` on a local disk; its pairs are verified, then mapped into memory.
 
         Raises:
             UserError: if the folder has no seen pairs, or not those that it was prepared with.

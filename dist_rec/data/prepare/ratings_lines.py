@@ -177,7 +177,7 @@ def _parse(
         table = form.parse(lines, skip)
     except pa.ArrowInvalid as error:
         raise _first_fault(form, piece, lines, skip, before, str(error)) from None
-    if any(pc.any(pc.equal(_dictionary(table[name]), "")).as_py() for name in ("user", "item")):
+    if any(pc.any(pc.equal(table[name].chunk(0).dictionary, "")).as_py() for name in ("user", "item")):
         raise _first_fault(form, piece, lines, skip, before, "an id is empty")
     rating_N = table["rating"].to_numpy()
     low, high = bounds or (-np.inf, np.inf)
@@ -187,10 +187,6 @@ def _parse(
         allowed = f"from {low:g} to {high:g}, the --range" if bounds else "a finite number"
         raise UserError(f"{where}: rating {rating_N[wrong[0]]:g} is not {allowed}")
     return table
-
-
-def _dictionary(column: pa.ChunkedArray) -> pa.Array:
-    return column.chunk(0).dictionary
 
 
 def _first_fault(form: Form, piece: Piece, lines: bytes, skip: int, before: int, otherwise: str) -> UserError:
