@@ -15,6 +15,6 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
     "masknet": [{"structure": "serial"}, {"structure": "parallel"}],
     "nfm": [{}, {"hidden": [], "dropout": [0.0], "batch_norm": False}],
     "pnn": [{"product": "inner"}, {"product": "outer"}, {"product": "both"}],
-    "wide_deep": [{}, {"wide": ["user", "tags"], "deep": ["item"]}],
+    "wide_deep": [{}, {"parts": "wide"}, {"parts": "deep"}, {"wide": ["user", "tags"], "deep": ["item"]}],
 }
 CASES = [(name, settings) for name in head_names() for settings in SETTINGS.get(name, [{}])]

@@ -5,8 +5,11 @@ MLP on embeddings and dense features. The paper trains the wide part with FTRL: 
 crosses this is "LR & DNN" of the DeepFM paper.
 """
 
+from typing import Literal
+
+import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from dist_rec.core import config, head
 from dist_rec.core.schema import Manifest
@@ -20,6 +23,8 @@ class WideDeep(head.Head):
     class Config(config.Config):
         """Features and sizes of the model."""
 
+        parts: Literal["both", "wide", "deep"] = "both"
+        """Which parts there are: one alone for comparison (table 1 of the paper)."""
         wide: tuple[str, ...] = ()
         """Id features of the wide part; empty takes all."""
         deep: tuple[str, ...] = ()
@@ -34,18 +39,26 @@ class WideDeep(head.Head):
     @classmethod
     def lookups(cls, config: Config, manifest: Manifest) -> tuple[head.Lookup, ...]:
         """A weight for each id of the wide part, a vector for each of the deep part."""
-        return (
-            head.Lookup("wide", id_features(manifest, config.wide), 1),
-            head.Lookup("deep", id_features(manifest, config.deep), config.dim),
-        )
+        wide = head.Lookup("wide", id_features(manifest, config.wide), 1)
+        deep = head.Lookup("deep", id_features(manifest, config.deep), config.dim)
+        return {"both": (wide, deep), "wide": (wide,), "deep": (deep,)}[config.parts]
 
     def __init__(self, config: Config, manifest: Manifest) -> None:
         super().__init__(config, manifest)
+        self.bias = nn.Parameter(torch.zeros(()))
+        if config.parts == "wide":
+            self.deep = None
+            return
         self.fields = Fields(manifest, len(id_features(manifest, config.deep)), config.dim)
         inputs = self.fields.count * config.dim
         self.deep = MLP(inputs, (*config.hidden, 1), dropout=config.dropout, last_linear=True)
 
     def forward(self, inputs: head.Inputs) -> Tensor:
         """Logits, [B]."""
-        x_BFD = self.fields(inputs.dense, inputs.pooled["deep"])
-        return inputs.pooled["wide"].sum((1, 2)) + self.deep(x_BFD.flatten(1)).squeeze(1)
+        scores_B = self.bias.expand(len(inputs.dense))
+        if "wide" in inputs.pooled:
+            scores_B = scores_B + inputs.pooled["wide"].sum((1, 2))
+        if self.deep is not None:
+            x_BFD = self.fields(inputs.dense, inputs.pooled["deep"])
+            scores_B = scores_B + self.deep(x_BFD.flatten(1)).squeeze(1)
+        return scores_B
