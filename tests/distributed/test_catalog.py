@@ -12,12 +12,14 @@ import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
 from torch.nn import functional
 from torchrec.distributed import DistributedModelParallel
+from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 from torchrec.distributed.types import ShardedTensor
 from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizerWrapper
 from torchrec.optim.optimizers import in_backward_optimizer_filter
-from torchrec.sparse.jagged_tensor import JaggedTensor
+from torchrec.sparse.jagged_tensor import JaggedTensor, KeyedJaggedTensor
 
 from dist_rec.core import head
+from dist_rec.core.batch import Batch
 from dist_rec.core.process import this_process
 from dist_rec.core.schema import Column, Manifest, Table
 from dist_rec.embedding import ranking
@@ -35,12 +37,15 @@ from dist_rec.embedding.catalog_losses import (
 )
 from dist_rec.embedding.layer import EmbeddingLayer
 from dist_rec.embedding.ranking import ranks, top_k
+from dist_rec.embedding.row_optimizer import RowOptimizer
 from dist_rec.embedding.scores import CatalogScores
 from dist_rec.embedding.sharding import Cluster, shard
-from dist_rec.embedding.tables import EmbeddingConfig
+from dist_rec.embedding.tables import EmbeddingConfig, embedding_tables
+from dist_rec.train.pipeline import SequentialPipeline
 from dist_rec.train.state import state_of
-from tests.distributed.test_sharding import stepped
+from tests.distributed.test_sharding import my_batch, stepped
 from tests.processes import run_distributed
+from tests.small_head import MANIFEST as SMALL_DATA
 
 ROWS, DIM, QUERIES, INPUTS, LR = 37, 6, 11, 4, 0.1
 WISH = head.Catalog("items", "item", DIM, bias=True, init=0.5)
@@ -191,18 +196,22 @@ def train_step(model: nn.Module, optimizer: CombinedOptimizer, part: Rows, loss:
 
 
 def whole(state: dict[str, Tensor | ShardedTensor]) -> dict[str, Tensor]:
-    """Every tensor put together from all processes' parts."""
-    return {name: gather(value) if isinstance(value, ShardedTensor) else value for name, value in state.items()}
-
-
-def gather(value: ShardedTensor) -> Tensor:
-    parts: list = [None] * dist.get_world_size()
-    mine = [(part.metadata.shard_offsets[0], part.tensor) for part in value.local_shards()]
-    dist.all_gather_object(parts, mine)
-    ordered = sorted((pair for part in parts for pair in part), key=lambda pair: pair[0])
-    gathered = torch.cat([tensor for _, tensor in ordered])
-    assert gathered.shape == value.size()
-    return gathered
+    """Every tensor, put together from the rows that the processes hold."""
+    mine: dict[str, list] = {}
+    for name, value in state.items():
+        if isinstance(value, ShardedTensor):
+            mine[name] = [(part.metadata.shard_offsets[0], part.tensor) for part in value.local_shards()]
+    everyone: list = [None] * dist.get_world_size()
+    dist.all_gather_object(everyone, mine)
+    parts: dict[str, list] = {}
+    for name, shards in (item for theirs in everyone for item in theirs.items()):
+        parts.setdefault(name, []).extend(shards)
+    gathered = {
+        name: torch.cat([tensor for _, tensor in sorted(shards, key=lambda shard: shard[0])])
+        for name, shards in parts.items()
+    }
+    assert all(gathered[name].shape == state[name].size() for name in mine)
+    return {**state, **gathered}
 
 
 def dense_train(config: EmbeddingConfig, name: str, steps: int) -> tuple[list[float], dict[str, Tensor]]:
@@ -244,26 +253,37 @@ def row_step(config: EmbeddingConfig, w: Tensor, g: Tensor, state: dict[str, Ten
     return stepped(config, w, g, state, step, column_groups=1)
 
 
-def check(config: EmbeddingConfig, name: str, world: int, steps: int) -> None:
-    losses, parameters = dense_train(config, name, steps)
-    for ours, state in run_distributed(train, world, config, name, steps):
-        np.testing.assert_allclose(ours, losses, rtol=1e-5, atol=1e-5)
-        for key, value in parameters.items():
-            torch.testing.assert_close(
-                state[f"model.{key}"], value, rtol=1e-5, atol=1e-5, msg=lambda m, k=key: f"{k}: {m}"
-            )
+def train_each(cases: list[tuple[EmbeddingConfig, str]], steps: int) -> list[tuple[list[float], dict[str, Tensor]]]:
+    """All in the same processes, whose start takes longer."""
+    return [train(config, name, steps) for config, name in cases]
 
 
-@pytest.mark.parametrize("name", LOSSES)
+def check(cases: list[tuple[EmbeddingConfig, str]], world: int, steps: int) -> None:
+    results = run_distributed(train_each, world, cases, steps)
+    for number, (config, name) in enumerate(cases):
+        losses, parameters = dense_train(config, name, steps)
+        for ours, state in (result[number] for result in results):
+            case = f"{name} by {config.optimizer} on {world}"
+            np.testing.assert_allclose(ours, losses, rtol=1e-5, atol=1e-5, err_msg=case)
+            assert_close({key: state[f"model.{key}"] for key in parameters}, parameters, case)
+
+
+def assert_close(ours: dict[str, Tensor], theirs: dict[str, Tensor], case: str = "") -> None:
+    for name, value in theirs.items():
+        message = f"{case} {name}: "
+        torch.testing.assert_close(ours[name], value, rtol=1e-5, atol=1e-5, msg=message.__add__)
+
+
 @pytest.mark.parametrize("world", [1, 2, 3, 4])
-def test_losses_and_gradients(name: str, world: int) -> None:
-    check(settings("sgd"), name, world, steps=2)
+def test_losses_and_gradients(world: int) -> None:
+    check([(settings("sgd"), name) for name in LOSSES], world, steps=2)
 
 
-@pytest.mark.parametrize("name", ["cross_entropy", "bpr"])
-@pytest.mark.parametrize("optimizer", ["rowwise_adagrad", "adagrad", "adam", "ftrl"])
-def test_row_rules_and_weight_decay(name: str, optimizer: str) -> None:
-    check(settings(optimizer, weight_decay=0.1), name, world=2, steps=3)
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+def test_row_rules(weight_decay: float) -> None:
+    optimizers = ("sgd", "rowwise_adagrad", "adagrad", "adam", "ftrl")
+    configs = [settings(optimizer, weight_decay=weight_decay, l1=0.01, l2=0.1) for optimizer in optimizers]
+    check([(config, name) for config in configs for name in ("cross_entropy", "bpr")], world=2, steps=3)
 
 
 def rank_all(rows: int) -> tuple[Tensor, ...]:
@@ -332,8 +352,7 @@ def go_on(config: EmbeddingConfig, folder: Path, start: int, stop: int, rows: in
     return whole(state_of(model, optimizer))
 
 
-@pytest.mark.parametrize("optimizer", ["adam", "rowwise_adagrad"])
-@pytest.mark.parametrize("rows", [ROWS, 5])
+@pytest.mark.parametrize(("optimizer", "rows"), [("adam", ROWS), ("rowwise_adagrad", 5)])
 def test_checkpoints_reshard(optimizer: str, rows: int, tmp_path: Path) -> None:
     config = settings(optimizer)
     run_distributed(go_on, 2, config, tmp_path, 0, 2, rows)
@@ -342,8 +361,7 @@ def test_checkpoints_reshard(optimizer: str, rows: int, tmp_path: Path) -> None:
     resumed = run_distributed(go_on, 4, config, tmp_path, 4, 5, rows)[0]
     _, straight = run_distributed(train, 1, config, "cross_entropy", 5, rows)[0]
     assert resumed.keys() == straight.keys()
-    for name, value in straight.items():
-        torch.testing.assert_close(resumed[name], value, rtol=1e-5, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
+    assert_close(resumed, straight)
 
 
 def copied() -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -362,3 +380,62 @@ def test_state_dicts_load() -> None:
     for before, after in run_distributed(copied, 2):
         assert before.keys() == after.keys()
         assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+class Picker(nn.Module):
+    """A recommender of the usual form: lookups → queries → scores → loss."""
+
+    def __init__(self, config: EmbeddingConfig) -> None:
+        super().__init__()
+        lookups = (head.Lookup("users", ("user", "tags"), DIM, init=0.5),)
+        self.tables = embedding_tables(lookups, SMALL_DATA, config, (WISH,))
+        self.embeddings = EmbeddingLayer(lookups, self.tables)
+        self.tower = Tower()
+        self.catalogs = build_catalogs((WISH,), SMALL_DATA, config)
+        self.objective = PickerLoss()
+
+    def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        scores = self.catalogs["items/item"](self.tower(self.embeddings(batch)))
+        return self.objective(scores, batch.ids, batch.scale)
+
+
+class Tower(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(2, DIM)
+
+    def forward(self, inputs: head.Inputs) -> Tensor:
+        return self.linear(inputs.dense) + inputs.pooled["users"].sum(1)
+
+
+class PickerLoss(nn.Module):
+    def forward(self, scores: CatalogScores, ids: KeyedJaggedTensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+        loss = cross_entropy(scores, ids["item"]).sum() * scale
+        return loss, loss.detach()
+
+
+def pick(pipelined: bool) -> dict[str, Tensor]:
+    process, config = this_process("cpu"), settings("adam", init=0.5)
+    torch.manual_seed(1)
+    model = Picker(config)
+    cluster = Cluster(process.world, process.local_world, process.device)
+    sharded = shard(model, model.embeddings, model.tables, cluster, seed=7)
+    dense = dict(in_backward_optimizer_filter(sharded.named_parameters()))
+    sgd = KeyedOptimizerWrapper(dense, lambda parameters: torch.optim.SGD(parameters, lr=LR))
+    optimizer = CombinedOptimizer([sharded.fused_optimizer, RowOptimizer(sharded, config), sgd])
+    overlapped = TrainPipelineSparseDist(sharded, optimizer, process.device, execute_all_batches=True)
+    pipeline = overlapped if pipelined else SequentialPipeline(sharded, optimizer, skip_nonfinite=False)
+    batches = iter([my_batch(process, seed, empty_rank=process.world > 1 and seed == 1) for seed in range(3)])
+    losses = torch.stack([pipeline.progress(batches) for _ in range(3)])
+    dist.all_reduce(losses)
+    return {"losses": losses / process.world, **whole(state_of(pipeline.detach(), optimizer))}
+
+
+def test_lookups_and_the_pipeline() -> None:
+    """On one process and two, pipelined or not, the same model comes out."""
+    (alone,) = run_distributed(pick, 1, False)
+    assert alone["losses"].isfinite().all()
+    for ours in (*run_distributed(pick, 2, False), *run_distributed(pick, 2, True)):
+        missing = alone.keys() - ours.keys()  # counts of steps of tables that lie on another process
+        assert all(name.startswith("optimizer.embeddings") and name.endswith(".step") for name in missing)
+        assert_close(ours, {name: value for name, value in alone.items() if name in ours})
