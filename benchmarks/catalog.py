@@ -21,7 +21,7 @@ from torchrec.sparse.jagged_tensor import JaggedTensor
 from dist_rec.core import head
 from dist_rec.core.process import Process, process_group, this_process
 from dist_rec.core.schema import Column, Manifest, Table
-from dist_rec.embedding.catalog import build_catalogs
+from dist_rec.embedding.catalog import build_catalog
 from dist_rec.embedding.catalog_losses import cross_entropy
 from dist_rec.embedding.layer import EmbeddingLayer
 from dist_rec.embedding.ranking import top_k
@@ -29,7 +29,7 @@ from dist_rec.embedding.sharding import Cluster, shard
 from dist_rec.embedding.tables import EmbeddingConfig, EmbeddingTable
 from dist_rec.train.state import local_tensors, state_of
 
-TABLE, SEED = "items/item", 0
+SEED = 0
 # Queries of the dense comparison at a time: 2 GB of scores of 2 million rows.
 DENSE_QUERIES = 250
 
@@ -47,12 +47,12 @@ class Softmax(nn.Module):
         config = EmbeddingConfig.parse({"optimizer": arguments.optimizer, "lr": 0.001, "init": 0.1})
         self.layer = EmbeddingLayer((), ())
         self.tower = nn.Linear(arguments.dim, arguments.dim, bias=False)
-        self.catalogs = build_catalogs((head.Catalog("items", "item", arguments.dim),), manifest, config)
+        self.catalog = build_catalog(head.Catalog("items", "item", arguments.dim), manifest, config)
 
     def forward(self, inputs_BD: Tensor, target_B: Tensor, scale: float) -> Tensor:
         """The mean over processes is the mean over the global batch."""
         targets = JaggedTensor(target_B, lengths=torch.ones_like(target_B))
-        return cross_entropy(self.catalogs[TABLE](self.tower(inputs_BD)), targets).sum() * scale
+        return cross_entropy(self.catalog(self.tower(inputs_BD)), targets).sum() * scale
 
 
 def main() -> None:
@@ -72,7 +72,7 @@ def main() -> None:
         torch.manual_seed(SEED)
         model = Softmax(arguments)
         model.tower.to(process.device)
-        table, weight_DD = model.catalogs[TABLE].table, model.tower.weight.detach().clone()
+        table, weight_DD = model.catalog.table, model.tower.weight.detach().clone()
         cluster = Cluster(process.world, process.local_world, process.device)
         sharded = shard(model, model.layer, (), cluster, SEED)
         if process.first:
@@ -88,7 +88,7 @@ def main() -> None:
 def held(model: DistributedModelParallel) -> int:
     """Bytes of the catalog and its optimizer's state on this process."""
     state = state_of(model, model.fused_optimizer)
-    return sum(part.nbytes for name, value in state.items() if TABLE in name for part in local_tensors(value))
+    return sum(part.nbytes for name, value in state.items() if "catalog" in name for part in local_tensors(value))
 
 
 def softmax_steps(
@@ -129,7 +129,7 @@ def ranking(
     mine_BD = queries_BD[process.rank * share : (process.rank + 1) * share]
     started = synchronised(process)
     with torch.no_grad():
-        scores_BK, ids_BK = top_k(model.module.catalogs[TABLE](mine_BD), arguments.k)
+        scores_BK, ids_BK = top_k(model.module.catalog(mine_BD), arguments.k)
     seconds = synchronised(process) - started
     if process.first:
         weight_RD = whole(table, process)

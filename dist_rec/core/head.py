@@ -48,6 +48,8 @@ class Catalog:
     """Whether each row has a bias, which starts from 0."""
     init: float | None = None
     """As of `Lookup`."""
+    tied: str | None = None
+    """A lookup of the same table and dimension, whose weights queries are scored against."""
 
 
 class Sequence(NamedTuple):

@@ -36,11 +36,12 @@ class Catalog(nn.Module):
     Args:
         table: name, size and settings.
         bias: whether each row has one.
+        tied: the lookup's table whose weights it takes, `lookup/table`; None: it has its own.
     """
 
-    def __init__(self, table: EmbeddingTable, bias: bool) -> None:
+    def __init__(self, table: EmbeddingTable, bias: bool, tied: str | None = None) -> None:
         super().__init__()
-        self.table = table
+        self.table, self.tied = table, tied
         self.weight = nn.Parameter(torch.empty(table.rows, table.dim, device="meta"))
         self.bias = nn.Parameter(torch.empty(table.rows, 1, device="meta")) if bias else None
 
@@ -49,10 +50,10 @@ class Catalog(nn.Module):
         return functional.linear(queries_BD, self.weight, None if self.bias is None else self.bias.squeeze(1))
 
 
-def build_catalogs(wishes: tuple[head.Catalog, ...], manifest: Manifest, config: EmbeddingConfig) -> nn.ModuleDict:
-    """A head's catalogs by table, `catalog/table`, on the meta device; raises UserError if a feature holds no ids."""
-    catalogs = [Catalog(catalog_table(wish, manifest, config), wish.bias) for wish in wishes]
-    return nn.ModuleDict({catalog.table.name: catalog for catalog in catalogs})
+def build_catalog(wish: head.Catalog, manifest: Manifest, config: EmbeddingConfig) -> Catalog:
+    """A head's catalog on the meta device; raises UserError if its feature is not an id column."""
+    tied = None if wish.tied is None else f"{wish.tied}/{manifest.column(wish.feature).table}"
+    return Catalog(catalog_table(wish, manifest, config), wish.bias, tied)
 
 
 class ShardedCatalog(
@@ -71,8 +72,10 @@ class ShardedCatalog(
     def __init__(self, catalog: Catalog, sharding: ParameterSharding, rank: int, device: torch.device) -> None:
         super().__init__()
         cut = RowCut(sharding.sharding_spec, rank)
-        self._table, self._start = catalog.table, cut.start
-        self.weight = _parameter(torch.empty(cut.size, catalog.table.dim, device=device))
+        self._table, self._start, self.tied = catalog.table, cut.start, catalog.tied
+        self._tied_weight = torch.empty(0, catalog.table.dim, device=device).requires_grad_()
+        own = self.tied is None
+        self.weight = _parameter(torch.empty(cut.size, catalog.table.dim, device=device)) if own else None
         self.bias = None if catalog.bias is None else _parameter(torch.zeros(cut.size, 1, device=device))
         self._optimizer = RowShardOptimizer(catalog.table, cut, self.weight, self.bias)
         self.register_state_dict_post_hook(_as_sharded_tensors)
@@ -80,7 +83,17 @@ class ShardedCatalog(
 
     def initialise(self, seed: int) -> None:
         """Draws the initial weights, the same whatever the number of processes; biases start from 0."""
-        self._table.initialise(self.weight.detach(), seed, self._start, 0)
+        if self.weight is not None:
+            self._table.initialise(self.weight.detach(), seed, self._start, 0)
+
+    def tie(self, rows: Tensor) -> None:
+        """Takes the rows of a lookup's table that this process holds, and shares their memory; `self.tied` names it."""
+        self._tied_weight = rows.detach().requires_grad_()
+
+    def take_tied_gradient(self) -> Tensor | None:
+        """The gradient of the lookup's rows since the last call, dense or sparse, summed over processes."""
+        gradient, self._tied_weight.grad = self._tied_weight.grad, None
+        return gradient
 
     @property
     def fused_optimizer(self) -> RowShardOptimizer:
@@ -102,7 +115,10 @@ class ShardedCatalog(
 
     def compute(self, ctx: NullShardedModuleContext, dist_input: Tensor) -> CatalogScores:
         """See `CatalogScores`."""
-        return CatalogScores(TableShard(self.weight, self.bias, self._start), dist_input.float())
+        weight = self._tied_weight if self.weight is None else self.weight
+        padding = weight.shape[1] - dist_input.shape[1]  # a lookup's table has columns of zeros at the end
+        queries_BD = functional.pad(dist_input.float(), (0, padding))
+        return CatalogScores(TableShard(weight, self.bias, self._start), queries_BD)
 
     def output_dist(self, ctx: NullShardedModuleContext, output: CatalogScores) -> CatalogScores:
         """Passes the scores on; they wait for nothing until they are asked."""

@@ -16,6 +16,7 @@ from itertools import accumulate
 from typing import Any, TypeAlias
 
 import torch
+import torch.distributed as dist
 from fbgemm_gpu.split_embedding_configs import EmbOptimType
 from fbgemm_gpu.split_table_batched_embeddings_ops_common import PoolingMode
 from torch import Tensor, nn
@@ -26,7 +27,8 @@ from torchrec.distributed.types import Shard, ShardedTensor
 from torchrec.optim import SGD, RowWiseAdagrad
 from torchrec.optim.keyed import KeyedOptimizer
 
-from dist_rec.embedding.row_rules import RowUpdate, row_rule
+from dist_rec.embedding.catalog import ShardedCatalog
+from dist_rec.embedding.row_rules import RowUpdate, row_rule, rule_of
 from dist_rec.embedding.tables import EmbeddingConfig, EmbeddingTable
 
 Kernel: TypeAlias = BatchedFusedEmbedding | BatchedFusedEmbeddingBag
@@ -61,11 +63,17 @@ class RowOptimizer(KeyedOptimizer):
     def __init__(self, model: nn.Module, config: EmbeddingConfig) -> None:
         super().__init__({}, {}, [])
         self._tables: list[_RowTables | _AdamSteps] = []
-        for kernel in _kernels(model):
+        catalogs = {module.tied: module for module in model.modules() if isinstance(module, ShardedCatalog)}
+        for kernel in kernels(model):
             settings = config.settings(kernel.config.embedding_tables[0].name)
-            rule = row_rule(settings, kernel.split_embedding_weights()[0].device)
+            tied = [
+                (place, catalogs[table.name])
+                for place, table in enumerate(kernel.config.embedding_tables)
+                if table.name in catalogs
+            ]
+            rule = rule_of(settings) if tied else row_rule(settings, kernel.split_embedding_weights()[0].device)
             if rule is not None:
-                self._tables.append(_RowTables(kernel, RowUpdate(rule, settings.weight_decay)))
+                self._tables.append(_RowTables(kernel, RowUpdate(rule, settings.weight_decay), tied))
             elif kernel.emb_module.optimizer == EmbOptimType.ADAM:
                 self._tables.append(_AdamSteps(kernel))
             for weights in [weights for _, weights, state in _states(kernel) if not state]:
@@ -87,7 +95,7 @@ class RowOptimizer(KeyedOptimizer):
 class _RowTables:
     """The tables of one FBGEMM kernel, one below the other as a matrix of R rows and D columns."""
 
-    def __init__(self, kernel: Kernel, update: RowUpdate) -> None:
+    def __init__(self, kernel: Kernel, update: RowUpdate, tied: list[tuple[int, ShardedCatalog]]) -> None:
         self._update, self._group = update, kernel.fused_optimizer.param_groups[0]
         module = kernel.emb_module
         assert module.pooling_mode in (PoolingMode.SUM, PoolingMode.NONE)
@@ -100,6 +108,7 @@ class _RowTables:
         rows = [len(shard) for shard in shards]
         first_rows = [0, *accumulate(rows[:-1])]
         self._first_row_F = torch.tensor([first_rows[table] for table in module.feature_table_map]).to(shards[0].device)
+        self._tied = [(first_rows[table], catalog) for table, catalog in tied]
         self._gradients: list[tuple[Tensor, Tensor]] = []
         if not fused_state:
             for name, state_RD in zip(update.rule.state, self._state, strict=True):
@@ -143,6 +152,10 @@ class _RowTables:
 
     def step(self) -> None:
         """See `RowOptimizer.step`."""
+        for first_row, catalog in self._tied:
+            if (gradient := catalog.take_tied_gradient()) is not None:
+                rows_U, gradient_UD = _by_row(gradient)
+                self._gradients.append((rows_U + first_row, gradient_UD / dist.get_world_size()))
         if not self._gradients:
             return
         self._step += 1
@@ -154,6 +167,8 @@ class _RowTables:
     def zero_grad(self) -> None:
         """See `RowOptimizer.zero_grad`."""
         self._gradients = []
+        for _, catalog in self._tied:
+            catalog.take_tied_gradient()
 
 
 def row_gradients(
@@ -177,6 +192,13 @@ def row_gradients(
     return rows_U, functional.embedding_bag(
         places_V[order_V], gradient, starts_U, mode="sum", per_sample_weights=factors_V
     )
+
+
+def _by_row(gradient: Tensor) -> tuple[Tensor, Tensor]:
+    if gradient.is_sparse:
+        gradient = gradient.coalesce()
+        return gradient.indices()[0], gradient.values()
+    return torch.arange(len(gradient), device=gradient.device), gradient
 
 
 def _sum_by_row(parts: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
@@ -212,7 +234,8 @@ class _AdamSteps:
         """See `RowOptimizer.zero_grad`; the fused update has been made already."""
 
 
-def _kernels(model: nn.Module) -> Iterator[Kernel]:
+def kernels(model: nn.Module) -> Iterator[Kernel]:
+    """The FBGEMM kernels that hold the lookups' tables on this process."""
     for sharded in model.modules():
         if isinstance(sharded, ShardedEmbeddingModule):  # its lookups are none of its submodules
             for lookup in sharded._lookups:

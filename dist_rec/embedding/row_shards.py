@@ -74,13 +74,17 @@ class RowShardOptimizer(KeyedOptimizer):
     Args:
         table: its name and settings.
         cut: how its rows are dealt.
-        weight: the local rows, [R, D].
+        weight: the local rows, [R, D]; None where they are another table's.
         bias: one more weight a row, [R, 1], without weight decay.
     """
 
-    def __init__(self, table: EmbeddingTable, cut: RowCut, weight: nn.Parameter, bias: nn.Parameter | None) -> None:
+    def __init__(
+        self, table: EmbeddingTable, cut: RowCut, weight: nn.Parameter | None, bias: nn.Parameter | None
+    ) -> None:
         settings = table.settings
-        self._updates = {"weight": _Update(weight, RowUpdate(rule_of(settings), settings.weight_decay))}
+        self._updates = {}
+        if weight is not None:
+            self._updates["weight"] = _Update(weight, RowUpdate(rule_of(settings), settings.weight_decay))
         if bias is not None:
             self._updates["bias"] = _Update(bias, RowUpdate(rule_of(settings), weight_decay=0.0))
         params = {name: cut.whole(update.parameter) for name, update in self._updates.items()}

@@ -39,7 +39,7 @@ from torchrec.optim import Adam, RowWiseAdagrad
 from dist_rec.core.errors import UserError
 from dist_rec.embedding.catalog import Catalog, CatalogSharder, ShardedCatalog
 from dist_rec.embedding.layer import EmbeddingLayer
-from dist_rec.embedding.row_optimizer import rows_only
+from dist_rec.embedding.row_optimizer import kernels, rows_only
 from dist_rec.embedding.row_rules import row_rule
 from dist_rec.embedding.tables import DIM_MULTIPLE, EmbeddingTable, Sharding, TableSettings
 
@@ -102,7 +102,7 @@ def shard(
     for name, parameter in layer.named_parameters():
         table = by_name[table_name(name)]
         if chosen[table.name] != "data_parallel":
-            by_rule = row_rule(table.settings, cluster.device) is not None
+            by_rule = _by_rule(table, cluster)
             update_class, arguments = rows_only(table) if by_rule else optimizer_class(table.settings)
             apply_optimizer_in_backward(update_class, [parameter], arguments)
     make_plan = _planned if "auto" in chosen.values() else _explicit
@@ -117,11 +117,29 @@ def shard(
     for module in sharded.modules():
         if isinstance(module, ShardedCatalog):
             module.initialise(seed)
+            for rows in (rows for name, rows in _local_tables(sharded) if name == module.tied):
+                module.tie(rows)
     return sharded
+
+
+def _by_rule(table: EmbeddingTable, cluster: Cluster) -> bool:
+    return table.tied or row_rule(table.settings, cluster.device) is not None
+
+
+def _local_tables(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    for kernel in kernels(model):
+        for table, rows in zip(kernel.config.embedding_tables, kernel.split_embedding_weights(), strict=True):
+            yield table.name, rows
 
 
 def _chosen(table: EmbeddingTable, cluster: Cluster) -> Sharding:
     sharding = table.settings.sharding
+    if table.tied:
+        if sharding not in ("auto", "row_wise"):
+            raise UserError(
+                f"table {table.name!r}: a catalog is tied to it, so it is cut by rows; remove sharding={sharding!r}"
+            )
+        return "row_wise"
     if sharding == "auto" and cluster.device.type == "cpu":
         sharding = "table_wise"
     if sharding == "data_parallel" and (table.settings.optimizer in ("adam", "ftrl") or table.settings.weight_decay):
@@ -256,7 +274,7 @@ def _planned(
         constraints[table.name] = ParameterConstraints(
             sharding_types=[kind.value for sharding, kind in PLANNER_TYPES.items() if sharding in open_to],
             # Row rules write to the weights where they are, so these may not hide behind a cache.
-            compute_kernels=["fused"] if row_rule(table.settings, cluster.device) else None,
+            compute_kernels=["fused"] if _by_rule(table, cluster) else None,
         )
     topology = Topology(
         world_size=cluster.world, local_world_size=cluster.local_world, compute_device=cluster.device.type

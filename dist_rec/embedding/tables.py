@@ -1,7 +1,7 @@
 """From a head's wishes to tables: names, sizes, settings and initial weights."""
 
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -93,6 +93,8 @@ class EmbeddingTable:
     pooling: Literal["sum", "mean", "none"]
     weighted: bool
     settings: TableSettings
+    tied: bool = False
+    """Whether a catalog scores against it too: it is cut by rows then, and updated by a row rule."""
 
     @property
     def bytes(self) -> int:
@@ -141,7 +143,10 @@ def embedding_tables(
     Raises:
         UserError: if a feature is not an id column, or `embedding.lookups` or `embedding.tables` has an unknown name.
     """
-    tables = [table for lookup in lookups for table in _tables_of(lookup, manifest, config)]
+    tied = {_tied_table(catalog, lookups, manifest) for catalog in catalogs if catalog.tied is not None}
+    tables = [
+        replace(table, tied=table.name in tied) for lookup in lookups for table in _tables_of(lookup, manifest, config)
+    ]
     wishes = [*(lookup.name for lookup in lookups), *(catalog.name for catalog in catalogs)]
     if twice := next((name for name in wishes if wishes.count(name) > 1), None):
         raise UserError(f"the head asks for two lookups or catalogs named {twice!r}")
@@ -157,6 +162,18 @@ def catalog_table(catalog: Catalog, manifest: Manifest, config: EmbeddingConfig)
     name = f"{catalog.name}/{manifest.column(catalog.feature).table}"
     settings = config.settings(name, catalog.init)
     return EmbeddingTable(name, rows, catalog.dim, catalog.dim, (catalog.feature,), "none", False, settings)
+
+
+def _tied_table(catalog: Catalog, lookups: tuple[Lookup, ...], manifest: Manifest) -> str:
+    """The lookup's table that a catalog scores against."""
+    ids = manifest.column(catalog.feature).table
+    for lookup in lookups:
+        tables = [manifest.column(feature).table for feature in lookup.features]
+        if lookup.name == catalog.tied and lookup.dim == catalog.dim and ids in tables:
+            return f"{lookup.name}/{ids}"
+    raise UserError(
+        f"catalog {catalog.name!r}: no lookup {catalog.tied!r} of {catalog.dim} columns has the table {ids!r}"
+    )
 
 
 def _check_names(kind: str, used: set[str], known: set[str]) -> None:

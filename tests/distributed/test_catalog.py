@@ -1,6 +1,7 @@
 """A catalog on several processes equals the dense matrix: losses, gradients, a step, ranking, and what is saved."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,11 +21,12 @@ from torchrec.sparse.jagged_tensor import JaggedTensor, KeyedJaggedTensor
 
 from dist_rec.core import head
 from dist_rec.core.batch import Batch
+from dist_rec.core.errors import UserError
 from dist_rec.core.process import this_process
 from dist_rec.core.schema import Column, Manifest, Table
 from dist_rec.embedding import ranking
 from dist_rec.embedding import scores as scores_module
-from dist_rec.embedding.catalog import build_catalogs
+from dist_rec.embedding.catalog import build_catalog
 from dist_rec.embedding.catalog_losses import (
     against_samples,
     bpr,
@@ -38,13 +40,14 @@ from dist_rec.embedding.catalog_losses import (
 from dist_rec.embedding.layer import EmbeddingLayer
 from dist_rec.embedding.ranking import ranks, top_k
 from dist_rec.embedding.row_optimizer import RowOptimizer
-from dist_rec.embedding.scores import CatalogScores
+from dist_rec.embedding.scores import CatalogScores, TableShard
 from dist_rec.embedding.sharding import Cluster, shard
 from dist_rec.embedding.tables import EmbeddingConfig, embedding_tables
 from dist_rec.train.pipeline import SequentialPipeline
 from dist_rec.train.state import state_of
-from tests.distributed.test_sharding import my_batch, stepped
-from tests.processes import run_distributed
+from tests.distributed.test_sharding import ROWS as BATCH
+from tests.distributed.test_sharding import make_batch, my_batch, stepped
+from tests.processes import ProcessFailure, run_distributed
 from tests.small_head import MANIFEST as SMALL_DATA
 
 ROWS, DIM, QUERIES, INPUTS, LR = 37, 6, 11, 4, 0.1
@@ -101,10 +104,10 @@ class Model(nn.Module):
         super().__init__()
         self.layer = EmbeddingLayer((), ())
         self.tower = nn.Linear(INPUTS, DIM)
-        self.catalogs = build_catalogs((WISH,), manifest(rows), config)
+        self.catalog = build_catalog(WISH, manifest(rows), config)
 
     def forward(self, inputs: Tensor, use: Callable[[Any], Any] = lambda scores: scores) -> Any:
-        return use(self.catalogs["items/item"](self.tower(inputs)))
+        return use(self.catalog(self.tower(inputs)))
 
 
 def build(config: EmbeddingConfig, rows: int = ROWS) -> tuple[DistributedModelParallel, CombinedOptimizer]:
@@ -118,7 +121,7 @@ def build(config: EmbeddingConfig, rows: int = ROWS) -> tuple[DistributedModelPa
     return model, CombinedOptimizer([model.fused_optimizer, sgd])
 
 
-def settings(optimizer: str, **values: float) -> EmbeddingConfig:
+def settings(optimizer: str, **values: float | str) -> EmbeddingConfig:
     return EmbeddingConfig.parse({"optimizer": optimizer, "lr": LR, "eps": 1e-4, **values})
 
 
@@ -218,7 +221,7 @@ def dense_train(config: EmbeddingConfig, name: str, steps: int) -> tuple[list[fl
     """The same in plain PyTorch."""
     torch.manual_seed(1)
     model = Model(config, ROWS)
-    catalog = model.catalogs["items/item"]
+    catalog = model.catalog
     catalog.to_empty(device="cpu")
     with torch.no_grad():
         catalog.weight.copy_(torch.from_numpy(catalog.table.initial_rows(7, 0, ROWS)))
@@ -303,7 +306,7 @@ def rank_all(rows: int) -> tuple[Tensor, ...]:
 def test_ranking(world: int, rows: int) -> None:
     torch.manual_seed(1)
     model, part = Model(settings("sgd"), rows), batch(rows=rows)
-    weight = torch.from_numpy(model.catalogs["items/item"].table.initial_rows(7, 0, rows))
+    weight = torch.from_numpy(model.catalog.table.initial_rows(7, 0, rows))
     s_BR = (model.tower(part.inputs) @ weight.t()).detach()
     left_BR = s_BR.clone()
     query_X = torch.arange(QUERIES).repeat_interleave(part.seen.lengths()[:QUERIES])
@@ -385,17 +388,18 @@ def test_state_dicts_load() -> None:
 class Picker(nn.Module):
     """A recommender of the usual form: lookups → queries → scores → loss."""
 
-    def __init__(self, config: EmbeddingConfig) -> None:
+    def __init__(self, config: EmbeddingConfig, tied: bool) -> None:
         super().__init__()
-        lookups = (head.Lookup("users", ("user", "tags"), DIM, init=0.5),)
-        self.tables = embedding_tables(lookups, SMALL_DATA, config, (WISH,))
+        lookups = (head.Lookup("inputs", ("user", "history"), DIM, init=0.5),)
+        wish = replace(WISH, tied="inputs" if tied else None)
+        self.tables = embedding_tables(lookups, SMALL_DATA, config, (wish,))
         self.embeddings = EmbeddingLayer(lookups, self.tables)
         self.tower = Tower()
-        self.catalogs = build_catalogs((WISH,), SMALL_DATA, config)
+        self.catalog = build_catalog(wish, SMALL_DATA, config)
         self.objective = PickerLoss()
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        scores = self.catalogs["items/item"](self.tower(self.embeddings(batch)))
+        scores = self.catalog(self.tower(self.embeddings(batch)))
         return self.objective(scores, batch.ids, batch.scale)
 
 
@@ -405,19 +409,25 @@ class Tower(nn.Module):
         self.linear = nn.Linear(2, DIM)
 
     def forward(self, inputs: head.Inputs) -> Tensor:
-        return self.linear(inputs.dense) + inputs.pooled["users"].sum(1)
+        return self.linear(inputs.dense) + inputs.pooled["inputs"].sum(1)
 
 
 class PickerLoss(nn.Module):
+    """Over all rows and over samples, so that gradients are dense and sparse."""
+
     def forward(self, scores: CatalogScores, ids: KeyedJaggedTensor, scale: Tensor) -> tuple[Tensor, Tensor]:
-        loss = cross_entropy(scores, ids["item"]).sum() * scale
+        compared = against_samples(scores, ids["item"], SAMPLES % SMALL_DATA.tables["item"].rows)
+        loss = (cross_entropy(scores, ids["item"]) + bpr(*compared)).sum() * scale
         return loss, loss.detach()
 
 
-def pick(pipelined: bool) -> dict[str, Tensor]:
-    process, config = this_process("cpu"), settings("adam", init=0.5)
+STEPS = 3
+
+
+def pick(config: EmbeddingConfig, tied: bool, pipelined: bool) -> dict[str, Tensor]:
+    process = this_process("cpu")
     torch.manual_seed(1)
-    model = Picker(config)
+    model = Picker(config, tied)
     cluster = Cluster(process.world, process.local_world, process.device)
     sharded = shard(model, model.embeddings, model.tables, cluster, seed=7)
     dense = dict(in_backward_optimizer_filter(sharded.named_parameters()))
@@ -425,17 +435,73 @@ def pick(pipelined: bool) -> dict[str, Tensor]:
     optimizer = CombinedOptimizer([sharded.fused_optimizer, RowOptimizer(sharded, config), sgd])
     overlapped = TrainPipelineSparseDist(sharded, optimizer, process.device, execute_all_batches=True)
     pipeline = overlapped if pipelined else SequentialPipeline(sharded, optimizer, skip_nonfinite=False)
-    batches = iter([my_batch(process, seed, empty_rank=process.world > 1 and seed == 1) for seed in range(3)])
-    losses = torch.stack([pipeline.progress(batches) for _ in range(3)])
+    batches = iter([my_batch(process, seed, empty_rank=process.world > 1 and seed == 1) for seed in range(STEPS)])
+    losses = torch.stack([pipeline.progress(batches) for _ in range(STEPS)])
     dist.all_reduce(losses)
     return {"losses": losses / process.world, **whole(state_of(pipeline.detach(), optimizer))}
 
 
-def test_lookups_and_the_pipeline() -> None:
-    """On one process and two, pipelined or not, the same model comes out."""
-    (alone,) = run_distributed(pick, 1, False)
+@pytest.mark.parametrize("tied", [False, True])
+def test_lookups_and_the_pipeline(tied: bool) -> None:
+    """On any number of processes, pipelined or not, the same model comes out."""
+    config = settings("adam", init=0.5)
+    (alone,) = run_distributed(pick, 1, config, tied, False)
     assert alone["losses"].isfinite().all()
-    for ours in (*run_distributed(pick, 2, False), *run_distributed(pick, 2, True)):
-        missing = alone.keys() - ours.keys()  # counts of steps of tables that lie on another process
-        assert all(name.startswith("optimizer.embeddings") and name.endswith(".step") for name in missing)
-        assert_close(ours, {name: value for name, value in alone.items() if name in ours})
+    assert ("model.catalog.weight" in alone) != tied
+    for world, pipelined in [(2, False), (3, True)]:
+        for ours in run_distributed(pick, world, config, tied, pipelined):
+            missing = alone.keys() - ours.keys()  # counts of steps of tables that lie on another process
+            assert all(name.startswith("optimizer.embeddings") and name.endswith(".step") for name in missing)
+            assert_close(ours, {name: value for name, value in alone.items() if name in ours})
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "rowwise_adagrad"])
+def test_a_tied_table_learns_from_both_faces(optimizer: str) -> None:
+    config = settings(optimizer, init=0.5)
+    ours = run_distributed(pick, 2, config, True, False)[0]
+    torch.manual_seed(1)
+    model = Picker(config, tied=True)
+    rows = {table.name: torch.from_numpy(table.initial_rows(7, 0, table.rows)[:, :DIM]) for table in model.tables}
+    user, item = (rows[f"inputs/{name}"].requires_grad_() for name in ("user", "item"))
+    bias = torch.zeros(len(item), 1).requires_grad_()
+    squares = {table: torch.zeros(len(table), 1) for table in (user, item, bias)}
+    for step, loss in enumerate(ours["losses"]):
+        batch = make_batch(0, BATCH, 1, BATCH, step)
+        history, query_V = batch.ids["history"], torch.arange(BATCH).repeat_interleave(batch.ids["history"].lengths())
+        inputs_BD = user[batch.ids["user"].values()].index_add(0, query_V, item[history.values()])
+        scores = CatalogScores(TableShard(item, bias, 0), model.tower.linear(batch.dense) + inputs_BD)
+        dense_loss, _ = model.objective(scores, batch.ids, batch.scale)
+        torch.testing.assert_close(loss, dense_loss.detach(), rtol=1e-5, atol=1e-5)
+        dense_loss.backward()
+        with torch.no_grad():
+            for parameter in model.tower.parameters():
+                parameter -= LR * parameter.grad
+            for table, n in squares.items():
+                gradient = table.grad
+                if optimizer == "rowwise_adagrad":  # FBGEMM's mean is over the padding as well
+                    n += gradient.square().sum(1, keepdim=True) / (1 if table is bias else 8)
+                    gradient = gradient / (n.sqrt() + config.eps)
+                table -= LR * gradient
+        for parameter in (user, item, bias, *model.tower.parameters()):
+            parameter.grad = None
+    expected = {"model.embeddings.bags.embedding_bags.inputs/item.weight": item, "model.catalog.bias": bias}
+    assert_close({name: ours[name][:, : value.shape[1]] for name, value in expected.items()}, expected)
+
+
+@pytest.mark.parametrize(
+    ("config", "change", "message"),
+    [
+        ({}, {"tied": "other"}, "no lookup 'other' of 6 columns has the table 'item'"),
+        ({}, {"tied": "inputs", "dim": 8}, "no lookup 'inputs' of 8 columns"),
+        ({}, {"tied": "inputs", "feature": "tags"}, "no lookup 'inputs' of 6 columns has the table 'tag'"),
+    ],
+)
+def test_what_cannot_be_tied(config: dict, change: dict, message: str) -> None:
+    lookups = (head.Lookup("inputs", ("user", "history"), DIM),)
+    with pytest.raises(UserError, match=message):
+        embedding_tables(lookups, SMALL_DATA, EmbeddingConfig.parse(config), (replace(WISH, **change),))
+
+
+def test_a_tied_table_is_cut_by_rows() -> None:
+    with pytest.raises(ProcessFailure, match="a catalog is tied to it, so it is cut by rows"):
+        run_distributed(pick, 1, settings("sgd", sharding="table_wise"), True, False)
