@@ -11,13 +11,18 @@ import importlib
 import pkgutil
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from torch import Tensor, nn
 
 from dist_rec.core import config
 from dist_rec.core.errors import UserError
 from dist_rec.core.schema import Manifest
+
+if TYPE_CHECKING:
+    from torchrec.sparse.jagged_tensor import JaggedTensor
+
+    from dist_rec.embedding.scores import CatalogScores
 
 BUILT_IN = "dist_rec.heads"
 
@@ -88,18 +93,43 @@ class Head(nn.Module, ABC):
     def lookups(cls, config: Any, manifest: Manifest) -> tuple[Lookup, ...]:
         """The embeddings that the head wants; raises UserError if the data cannot give them."""
 
-    @classmethod
-    def catalogs(cls, config: Any, manifest: Manifest) -> tuple[Catalog, ...]:
-        """The tables of outputs that the head wants; most want none."""
-        return ()
-
     @abstractmethod
     def __init__(self, config: Any, manifest: Manifest) -> None:
         super().__init__()
 
     @abstractmethod
-    def forward(self, inputs: Inputs) -> Tensor:
+    def forward(self, inputs: Inputs) -> Any:
         """Scores of the rows, [B]: logits for the click task, ratings for the rating task."""
+
+
+class Query(NamedTuple):
+    """What the head of a catalog asks of it."""
+
+    vectors: Tensor
+    """float32 [B, D], to be scored against every row."""
+    penalty: Tensor | None = None
+    """float32 [B], added to the loss of each row of the batch."""
+
+
+class CatalogHead(Head):
+    """A head that scores its rows against every row of a catalog, and learns from those that are named as targets."""
+
+    @classmethod
+    @abstractmethod
+    def catalog(cls, config: Any, manifest: Manifest) -> Catalog:
+        """The table of outputs; its feature is the column of the targets."""
+
+    @abstractmethod
+    def forward(self, inputs: Inputs) -> Query:
+        """The queries."""
+
+    @abstractmethod
+    def loss(self, scores: "CatalogScores", targets: "JaggedTensor") -> Tensor:
+        """Of each query, [B]; see `dist_rec.embedding.catalog_losses`."""
+
+    def predict(self, scores_V: Tensor) -> Tensor:
+        """Predictions from scores of the catalog, in the unit of the targets' weights."""
+        return scores_V
 
 
 def head_names() -> list[str]:

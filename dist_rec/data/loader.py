@@ -75,6 +75,7 @@ class Loader:
         world: number of processes.
         seed: of the order.
         shuffle: False reads in the order of the files.
+        expand: what becomes of the batch of a global step, in the thread that makes it.
 
     Raises:
         UserError: if the split is empty or there are more processes than rows in a batch or streams.
@@ -92,6 +93,7 @@ class Loader:
         world: int = 1,
         seed: int = 0,
         shuffle: bool = True,
+        expand: Callable[[Batch, int], Batch] | None = None,
     ) -> None:
         if world > min(batch, config.streams):
             raise UserError(
@@ -106,6 +108,7 @@ class Loader:
         block_rows = [rows for _, _, rows in self._blocks]
         self._block_rows = np.array(block_rows, np.int64)
         self._first_rows = _first_rows(self._blocks)
+        self._expand = expand
         self.rows = int(self._block_rows.sum())
         if not self.rows:
             raise UserError(f"split {split!r} of {dataset.path} has no rows")
@@ -161,7 +164,8 @@ class Loader:
             samples = range(step * self._batch, min((step + 1) * self._batch, self.rows))
             slices = [piece for stream in streams for piece in stream.advance(order.taken(stream.index, samples.stop))]
             padded = most_rows(samples, self._world, config.streams)
-            yield collate(slices, self.layout, padded, self._world / len(samples))
+            batch = collate(slices, self.layout, padded, self._world / len(samples))
+            yield batch if self._expand is None else self._expand(batch, epoch * self.steps_per_epoch + step)
 
     def load_window(self, order: Order, stream: int, index: int) -> _Window:
         """Reads, checks and shuffles one window of a stream."""

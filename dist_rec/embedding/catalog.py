@@ -62,6 +62,9 @@ class ShardedCatalog(
 ):
     """The rows of this process. Its output is not a matrix but `CatalogScores`, which losses and ranking ask.
 
+    Scores have to become the loss inside of the model's forward: DDP takes no part in the backward pass of an output in
+    which it finds no tensor.
+
     Args:
         catalog: on meta.
         sharding: row-wise.

@@ -49,7 +49,7 @@ def _rule_settings(table: EmbeddingTable) -> tuple[object, ...]:
 
 
 class RowOptimizer(KeyedOptimizer):
-    """Updates the tables that have a row rule, and counts the steps of FBGEMM's Adam.
+    """Updates the tables that have a row rule or are tied to a catalog, and counts the steps of FBGEMM's Adam.
 
     It owns no parameters: its state is put among that of TorchRec's fused optimizer of the same tables, under the
     names of the fused form where there is one. So `model.fused_optimizer` saves, loads and reshards it and has the

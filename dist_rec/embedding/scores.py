@@ -162,6 +162,11 @@ class CatalogScores:
         """Those of all processes, [G, D]."""
         return gather_over_processes(self.queries_BD)
 
+    @cached_property
+    def table_rows(self) -> Tensor:
+        """Rows of the whole table, int64 []."""
+        return sum_over_processes(torch.tensor(len(self.shard.weight), device=self.queries_BD.device))
+
     def over_rows(self, reduction: Reduction) -> Tensor:
         """A reduction of each query's scores of all rows, [B]; in chunks of bounded size, forward and backward."""
         total_G = _OverShard.apply(reduction, self.queries.rows, self.shard.weight, self.shard.bias)

@@ -11,7 +11,7 @@ from dist_rec.tasks import task
 from dist_rec.tasks.metrics import ClickMetrics
 
 
-class Click(task.Task):
+class Click(task.PairTask):
     """Log loss; the best model has the largest AUC."""
 
     class Config(config.Config):

@@ -5,13 +5,17 @@ from typing import Literal
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torchrec.sparse.jagged_tensor import JaggedTensor
 
 from dist_rec.core import config
+from dist_rec.core.batch import Batch
+from dist_rec.core.head import CatalogHead
+from dist_rec.embedding.scores import CatalogScores
 from dist_rec.tasks import task
 from dist_rec.tasks.metrics import RatingMetrics
 
 
-class Rating(task.Task):
+class Rating(task.PairTask, task.CatalogTask):
     """Squared loss; the best model has the smallest RMSE."""
 
     class Config(config.Config):
@@ -26,6 +30,13 @@ class Rating(task.Task):
     def loss_sum(self, scores_B: Tensor, labels_B: Tensor, weights_B: Tensor) -> Tensor:
         """Weighted sum of the squared errors, []."""
         return (weights_B * functional.mse_loss(scores_B, labels_B, reduction="none")).sum()
+
+    def catalog_evidence(
+        self, head: CatalogHead, scores: CatalogScores, targets: JaggedTensor, batch: Batch
+    ) -> task.Evidence:
+        """Predictions of the targets, which are their ratings' weights; all count alike, [V] each."""
+        ratings_V = targets.weights()
+        return head.predict(scores.of_pairs(targets)), ratings_V, torch.ones_like(ratings_V)
 
     def metrics(self, device: torch.device) -> RatingMetrics:
         """RMSE and MAE."""

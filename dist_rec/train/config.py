@@ -10,11 +10,13 @@ from dist_rec.core.head import find_head
 from dist_rec.data.loader import LoaderConfig
 from dist_rec.embedding.tables import EmbeddingConfig
 from dist_rec.tasks.click import Click
+from dist_rec.tasks.implicit import Implicit
 from dist_rec.tasks.rating import Rating
 from dist_rec.tasks.task import Task
+from dist_rec.tasks.top_n import TopN
 from dist_rec.train.schedule import ScheduleConfig
 
-TASKS: tuple[type[Task], ...] = (Click, Rating)
+TASKS: tuple[type[Task], ...] = (Click, Rating, Implicit, TopN)
 HOW_NOT_WHAT = (
     "data.path",
     "data.threads",
@@ -85,7 +87,7 @@ class RunConfig(Config):
 
     seed: int = Field(0, ge=0)
     """Of initial weights, order of rows and dropout."""
-    task: Click.Config | Rating.Config = Field(Click.Config(), discriminator="name")
+    task: Click.Config | Rating.Config | Implicit.Config | TopN.Config = Field(Click.Config(), discriminator="name")
     """What is predicted; its `name`, and its own keys."""
     data: LoaderConfig
     """Where the rows come from."""

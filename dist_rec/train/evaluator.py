@@ -26,6 +26,6 @@ def evaluate(model: nn.Module, loader: Loader, task: Task, process: Process) -> 
     model.eval()
     for batch in loader.batches(0, loader.steps_per_epoch):
         _, output = model(batch.to(process.device, non_blocking=True))
-        metrics.update(output.scores, output.labels, output.weights)
+        metrics.update(*output.evidence)
     model.train(was_training)
     return metrics.compute()

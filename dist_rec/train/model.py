@@ -4,95 +4,90 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torchrec.distributed import DistributedModelParallel
 from torchrec.optim.clipping import GradientClipping, GradientClippingOptimizer
 from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizer, KeyedOptimizerWrapper
 from torchrec.optim.optimizers import in_backward_optimizer_filter
 
-from dist_rec.core.batch import Batch
-from dist_rec.core.head import Head, Inputs, find_head
+from dist_rec.core.config import Config
+from dist_rec.core.errors import UserError
+from dist_rec.core.head import Catalog, CatalogHead, Head, Lookup, find_head
 from dist_rec.core.process import Process
 from dist_rec.core.schema import Manifest
+from dist_rec.embedding.catalog import build_catalog
 from dist_rec.embedding.layer import EmbeddingLayer
 from dist_rec.embedding.row_optimizer import RowOptimizer
 from dist_rec.embedding.sharding import Cluster, optimizer_class, shard, table_name
 from dist_rec.embedding.tables import EmbeddingTable, embedding_tables
-from dist_rec.tasks.task import Task
-from dist_rec.train.config import OptimizerConfig, RunConfig, TrainConfig
+from dist_rec.tasks.task import CatalogTask, PairTask
+from dist_rec.train.config import OptimizerConfig, RunConfig
+from dist_rec.train.recommender import CatalogRecommender, Objective, Recommender
 
 
-class Output(NamedTuple):
-    """What a step leaves for the metrics; B rows of this process."""
+class Parts(NamedTuple):
+    """What a config asks for, resolved against the data."""
 
-    loss: Tensor
-    """float32 [], its mean over processes is the mean loss of the global batch."""
-    scores: Tensor
-    """float32 [B]."""
-    labels: Tensor
-    weights: Tensor
-
-
-class Objective(nn.Module):
-    """Head and loss, in mixed precision."""
-
-    def __init__(self, head: Head, task: Task, config: TrainConfig, device: torch.device) -> None:
-        super().__init__()
-        self.head = head
-        self._task = task
-        self._device_type, self._bf16 = device.type, config.precision == "bf16"
-
-    def forward(self, inputs: Inputs, labels: Tensor, weights: Tensor, scale: Tensor) -> tuple[Tensor, Output]:
-        """Loss to differentiate, and what it came from."""
-        with torch.autocast(self._device_type, torch.bfloat16, enabled=self._bf16):
-            scores = self.head(inputs)
-        scores = scores.float()
-        loss = self._task.loss_sum(scores, labels, weights) * scale
-        return loss, Output(loss.detach(), scores.detach(), labels, weights)
+    head_class: type[Head]
+    head_config: Config
+    lookups: tuple[Lookup, ...]
+    catalog: Catalog | None
+    tables: tuple[EmbeddingTable, ...]
+    """Of the lookups."""
 
 
-class Recommender(nn.Module):
-    """Batch → loss. Kept free of branches, so that TorchRec's pipeline can trace it."""
-
-    def __init__(self, embeddings: EmbeddingLayer, objective: Objective) -> None:
-        super().__init__()
-        self.embeddings = embeddings
-        self.objective = objective
-
-    def forward(self, batch: Batch) -> tuple[Tensor, Output]:
-        """See `Objective.forward`."""
-        return self.objective(self.embeddings(batch), batch.labels, batch.weights, batch.scale)
+def parts_of(config: RunConfig, manifest: Manifest) -> Parts:
+    """Raises UserError if head, data and settings do not fit."""
+    head_class, head_config = find_head(config.head_name), config.head_config()
+    lookups = head_class.lookups(head_config, manifest)
+    catalog = head_class.catalog(head_config, manifest) if issubclass(head_class, CatalogHead) else None
+    catalogs = () if catalog is None else (catalog,)
+    return Parts(
+        head_class, head_config, lookups, catalog, embedding_tables(lookups, manifest, config.embedding, catalogs)
+    )
 
 
-def features_of(config: RunConfig, manifest: Manifest) -> tuple[str, ...]:
-    """The id columns that the head looks up."""
-    lookups = find_head(config.head_name).lookups(config.head_config(), manifest)
-    return tuple(dict.fromkeys(feature for lookup in lookups for feature in lookup.features))
+def features_of(config: RunConfig, manifest: Manifest, split: str) -> tuple[str, ...]:
+    """The id columns that head and task read of a split."""
+    parts = parts_of(config, manifest)
+    features = [feature for lookup in parts.lookups for feature in lookup.features]
+    if parts.catalog is not None:
+        features.append(parts.catalog.feature)
+    return tuple(dict.fromkeys([*features, *config.build_task().columns(split)]))
 
 
 def build_model(config: RunConfig, manifest: Manifest, process: Process) -> DistributedModelParallel:
     """Builds and shards the model; its initial parameters depend on the config and the data's tables alone."""
-    head_class, head_config = find_head(config.head_name), config.head_config()
-    lookups = head_class.lookups(head_config, manifest)
-    tables: tuple[EmbeddingTable, ...] = embedding_tables(lookups, manifest, config.embedding)
+    parts, task = parts_of(config, manifest), config.build_task()
     torch.manual_seed(config.seed)
-    head = head_class(head_config, manifest).to(process.device)
-    objective = Objective(head, config.build_task(), config.train, process.device)
-    model = Recommender(EmbeddingLayer(lookups, tables), objective)
+    head = parts.head_class(parts.head_config, manifest).to(process.device)
+    embeddings = EmbeddingLayer(parts.lookups, parts.tables)
+    model: Recommender | CatalogRecommender
+    if parts.catalog is None:
+        if not isinstance(task, PairTask):
+            raise UserError(
+                f"task {config.task.name!r} needs a head of a catalog; {config.head_name!r} scores row by row"
+            )
+        model = Recommender(embeddings, Objective(head, task, config.train, process.device))
+    else:
+        if not isinstance(task, CatalogTask):
+            raise UserError(f"task {config.task.name!r} judges row by row; head {config.head_name!r} scores a catalog")
+        assert isinstance(head, CatalogHead)
+        catalog = build_catalog(parts.catalog, manifest, config.embedding)
+        model = CatalogRecommender(embeddings, head, catalog, task, config.train, process.device)
     cluster = Cluster(process.world, process.local_world, process.device)
-    return shard(model, model.embeddings, tables, cluster, config.seed)
+    return shard(model, model.embeddings, parts.tables, cluster, config.seed)
 
 
 def count_parameters(config: RunConfig, manifest: Manifest) -> dict[str, int]:
     """Parameters of the tables, without padding, and of the head."""
-    head_class, head_config = find_head(config.head_name), config.head_config()
-    tables = embedding_tables(head_class.lookups(head_config, manifest), manifest, config.embedding)
+    parts = parts_of(config, manifest)
     with torch.device("meta"):
-        head = head_class(head_config, manifest)
-    return {
-        "tables": sum(table.rows * table.dim for table in tables),
-        "head": sum(parameter.numel() for parameter in head.parameters()),
-    }
+        head = parts.head_class(parts.head_config, manifest)
+    tables = sum(table.rows * table.dim for table in parts.tables)
+    if parts.catalog is not None:
+        tables += manifest.rows_of(parts.catalog.feature) * (parts.catalog.dim + parts.catalog.bias)
+    return {"tables": tables, "head": sum(parameter.numel() for parameter in head.parameters())}
 
 
 def build_optimizer(config: RunConfig, model: DistributedModelParallel) -> CombinedOptimizer:

@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 
 from dist_rec.core.batch import Batch
-from dist_rec.train.model import Output
+from dist_rec.train.recommender import Output
 
 
 class Pipeline(Protocol):

@@ -58,14 +58,16 @@ def score_split(run: Path, data: Path | None, split: str, checkpoint: str, proce
     if data is not None:
         scored = Dataset(data)
         check_fits(dataset, scored)
+    task = config.build_task()
     loader = Loader(
         scored,
         split,
         config.data,
         batch=config.train.eval_batch,
-        features=features_of(config, dataset.manifest),
+        features=features_of(config, dataset.manifest, split),
         rank=process.rank,
         world=process.world,
         shuffle=False,
+        expand=task.expand(scored, split, config.seed),
     )
-    return evaluate(model, loader, config.build_task(), process)
+    return evaluate(model, loader, task, process)

@@ -57,7 +57,6 @@ class Trainer:
     def __init__(self, config: RunConfig, process: Process, folder: Path) -> None:
         self.config, self.process, self.folder = config, process, folder
         self.dataset = Dataset(config.data.path)
-        self.features = features_of(config, self.dataset.manifest)
         self.task = config.build_task()
         self.train_loader = self._loader("train")
         self.steps = config.train.steps or config.train.epochs * self.train_loader.steps_per_epoch
@@ -210,11 +209,12 @@ class Trainer:
             split,
             config.data,
             batch=config.train.batch if training else config.train.eval_batch,
-            features=self.features,
+            features=features_of(config, self.dataset.manifest, split),
             rank=self.process.rank,
             world=self.process.world,
             seed=config.seed,
             shuffle=training,
+            expand=self.task.expand(self.dataset, split, config.seed),
         )
 
     @property

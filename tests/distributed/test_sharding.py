@@ -84,17 +84,25 @@ def train(run: RunConfig, steps: int, empty_rank: bool) -> tuple[list[float], Te
     process = this_process("cpu")
     model = build_model(run, MANIFEST, process)
     optimizer = build_optimizer(run, model)
-    losses, scores = [], None
+    losses = []
+    scores = scores_of(model, my_batch(process, 5, empty_rank))
     for step in range(steps):
         optimizer.zero_grad()
-        loss, output = model(my_batch(process, 5 + step, empty_rank))
+        loss, _ = model(my_batch(process, 5 + step, empty_rank))
         loss.backward()
         optimizer.step()
         total = loss.detach().clone()
         dist.all_reduce(total)
         losses.append(float(total) / process.world)
-        scores = output.scores if scores is None else scores
     return losses, scores, tables_of(model)
+
+
+@torch.no_grad()
+def scores_of(model: DistributedModelParallel, batch: Batch) -> Tensor:
+    model.eval()
+    _, output = model(batch)
+    model.train()
+    return output.evidence[0]
 
 
 def tables_of(model: DistributedModelParallel) -> list[tuple[str, int, int, Tensor]]:

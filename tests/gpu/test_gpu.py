@@ -73,8 +73,12 @@ def one_step(run: RunConfig, process: Process) -> tuple[torch.Tensor, dict[str, 
     with process_group(process):
         model = build_model(run, dataset.manifest, process)
         optimizer = build_optimizer(run, model)
+        with torch.no_grad():
+            model.eval()
+            _, output = model(batch)
+            model.train()
         optimizer.zero_grad()
-        loss, output = model(batch)
+        loss, _ = model(batch)
         loss.backward()
         optimizer.step()
         weights = {
@@ -82,7 +86,7 @@ def one_step(run: RunConfig, process: Process) -> tuple[torch.Tensor, dict[str, 
             for name, value in state_of(model, None).items()
             for tensor in local_tensors(value)
         }
-    return output.scores.cpu(), weights
+    return output.evidence[0].cpu(), weights
 
 
 def check_same_step(data: Path, head: dict[str, Any], sharding: str) -> None:

@@ -1,0 +1,57 @@
+"""NeuMF: He et al. 2017, "Neural Collaborative Filtering" (equations 7 to 13).
+
+GMF is a weighted inner product of user and item, the MLP reads their concatenation, and NeuMF has one layer on both;
+each part has embeddings of its own. `parts` = "gmf" or "mlp" is one of them alone.
+"""
+
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from dist_rec.core import config, head
+from dist_rec.core.schema import Manifest
+from dist_rec.nn.fields import id_features
+from dist_rec.nn.mlp import MLP
+
+
+class NeuMF(head.Head):
+    """A user and an item to a score."""
+
+    class Config(config.Config):
+        """Sizes of the model."""
+
+        parts: Literal["both", "gmf", "mlp"] = "both"
+        """Which parts there are."""
+        factors: int = Field(32, gt=0)
+        """Predictive factors: dimension of GMF, and of the MLP's last hidden layer."""
+        hidden: tuple[int, ...] = Field((128, 64, 32), min_length=1)
+        """Hidden layers of the MLP; the embeddings of user and item together are as wide as twice the first."""
+        dropout: float = Field(0.0, ge=0, lt=1)
+        """Of the hidden units."""
+
+    @classmethod
+    def lookups(cls, config: Config, manifest: Manifest) -> tuple[head.Lookup, ...]:
+        """A vector of user and item for each part."""
+        pair = id_features(manifest, ("user", "item"))
+        gmf = head.Lookup("gmf", pair, config.factors)
+        mlp = head.Lookup("mlp", pair, config.hidden[0])
+        return {"both": (gmf, mlp), "gmf": (gmf,), "mlp": (mlp,)}[config.parts]
+
+    def __init__(self, config: Config, manifest: Manifest) -> None:
+        super().__init__(config, manifest)
+        self.deep = None
+        if config.parts != "gmf":
+            self.deep = MLP(2 * config.hidden[0], config.hidden, dropout=config.dropout, last_linear=False)
+        products = config.factors if config.parts != "mlp" else 0
+        self.last = nn.Linear(products + (self.deep.outputs if self.deep else 0), 1)
+
+    def forward(self, inputs: head.Inputs) -> Tensor:
+        """Logits, [B]."""
+        factors = []
+        if "gmf" in inputs.pooled:
+            factors.append(inputs.pooled["gmf"].prod(1))
+        if self.deep is not None:
+            factors.append(self.deep(inputs.pooled["mlp"].flatten(1)))
+        return self.last(torch.cat(factors, dim=1)).squeeze(1)

@@ -1,0 +1,91 @@
+"""Metrics of ranked lists from the ranks of what was to be found.
+
+Shape suffixes: B queries of a batch, V targets of all of them end to end, K cutoffs.
+"""
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from dist_rec.core.errors import UserError
+
+
+class RankingMetrics:
+    """Means over queries that have targets; keeps a handful of sums.
+
+    Args:
+        device: of the tensors, on every process, also on one that has no queries.
+        cutoffs: lengths of the lists.
+    """
+
+    def __init__(self, device: torch.device | str, cutoffs: tuple[int, ...]) -> None:
+        self._cutoffs = cutoffs
+        names = [f"{name}@{k}" for k in cutoffs for name in ("hr", "ndcg", "recall", "precision")]
+        self._names = ["rows", *names, "mrr", "map", "auc"]
+        self._sums = torch.zeros(len(self._names), dtype=torch.float64, device=device)
+
+    def update(self, ranks_V: Tensor, targets_B: Tensor, candidates_B: Tensor) -> None:
+        """Adds queries.
+
+        Args:
+            ranks_V: number of candidates that come before each target, 0 for the best; halves for ties.
+            targets_B: number of targets of each query; without any it does not count.
+            candidates_B: number of candidates of each query, targets among them.
+        """
+        has_targets_B = targets_B > 0
+        lengths_B, candidates_B = targets_B[has_targets_B].long(), candidates_B[has_targets_B]
+        if len(lengths_B):
+            self._sums += torch.stack(self._of_queries(ranks_V.double(), lengths_B, candidates_B)).sum(1)
+
+    def compute(self, group: dist.ProcessGroup | None = None) -> dict[str, float]:
+        """The metrics over all queries; called by every process of the group.
+
+        Returns:
+            rows: number of queries with targets, T of each.
+            hr@k: whether one of the targets is among the first k.
+            ndcg@k: Σ 1 / log₂(rank + 2) of targets among the first k, over that of the best order (Järvelin and
+                Kekäläinen 2002).
+            recall@k: share of the targets among the first k, of at most k (Liang et al. 2018, section 4.2).
+            precision@k: targets among the first k, over k.
+            mrr: 1 / (rank + 1) of the first target.
+            map: mean over targets of the precision at its rank.
+            auc: share of the pairs of a target and another candidate that are in the right order (Rendle et al. 2009);
+                1 where there is no other.
+
+        Raises:
+            UserError: without queries that have targets.
+        """
+        sums = self._sums.clone()
+        if dist.is_initialized():
+            dist.all_reduce(sums, group=group)
+        rows, *values = sums.tolist()
+        if not rows:
+            raise UserError("no row of the split has a target to rank")
+        return dict(zip(self._names, [rows, *(value / rows for value in values)], strict=True))
+
+    def _of_queries(self, ranks_V: Tensor, lengths_B: Tensor, candidates_B: Tensor) -> list[Tensor]:
+        """Each metric of each query, [B]."""
+        query_V = torch.arange(len(lengths_B), device=lengths_B.device).repeat_interleave(lengths_B)
+        order_V = torch.argsort(ranks_V, stable=True)
+        order_V = order_V[torch.argsort(query_V[order_V], stable=True)]
+        ranks_V = ranks_V[order_V]  # ascending within each query
+        starts_B = lengths_B.cumsum(0) - lengths_B
+        place_V = torch.arange(len(ranks_V), device=ranks_V.device) - starts_B[query_V]
+
+        def summed(values_V: Tensor) -> Tensor:
+            return ranks_V.new_zeros(len(lengths_B)).index_add(0, query_V, values_V)
+
+        gain_V, best_gain_V = 1 / torch.log2(ranks_V + 2), 1 / torch.log2(place_V.double() + 2)
+        found = [torch.ones_like(ranks_V[starts_B])]
+        for k in self._cutoffs:
+            within_V = (ranks_V < k).double()
+            hits_B = summed(within_V)
+            best_B = summed(best_gain_V * (place_V < k))
+            found += [(hits_B > 0).double(), summed(gain_V * within_V) / best_B]
+            found += [hits_B / lengths_B.clamp(max=k), hits_B / k]
+        wrong_B = summed(ranks_V - place_V)
+        pairs_B = lengths_B * (candidates_B - lengths_B)
+        found.append(1 / (ranks_V[starts_B] + 1))
+        found.append(summed((place_V + 1) / (ranks_V + 1)) / lengths_B)
+        found.append(1 - wrong_B / pairs_B.clamp(min=1))
+        return found
