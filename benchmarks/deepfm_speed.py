@@ -31,7 +31,8 @@ arrays = np.load(sys.argv[1])
 dense, sparse, sizes = arrays["dense"], arrays["sparse"], arrays["sizes"]
 columns = [SparseFeat(f"c{{i}}", int(size), embedding_dim=16) for i, size in enumerate(sizes)]
 columns += [DenseFeat(f"d{{i}}", 1) for i in range(dense.shape[1])]
-inputs = {{f"c{{i}}": sparse[:, i] for i in range(len(sizes))}} | {{f"d{{i}}": dense[:, i] for i in range(dense.shape[1])}}
+inputs = {{f"c{{i}}": sparse[:, i] for i in range(sparse.shape[1])}}
+inputs |= {{f"d{{i}}": dense[:, i] for i in range(dense.shape[1])}}
 model = DeepFM(columns, columns, dnn_hidden_units=(400, 400, 400), dnn_dropout=0.1)
 model.compile(torch.optim.Adam(model.parameters(), 1e-3), "binary_crossentropy")
 began = time.perf_counter()

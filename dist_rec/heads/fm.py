@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from dist_rec.core import config, head
 from dist_rec.core.schema import Manifest
+from dist_rec.nn.dropout import Dropout
 from dist_rec.nn.fields import Fields, id_features, split_weights
 from dist_rec.nn.interactions import bi_interaction
 
@@ -21,6 +22,8 @@ class FM(head.Head):
 
         dim: int = Field(16, gt=0)
         """Factors of a feature, D."""
+        dropout: float = Field(0.0, ge=0, lt=1)
+        """Of the D sums of products, as He and Chua 2017 regularise FM."""
 
     @classmethod
     def lookups(cls, config: Config, manifest: Manifest) -> tuple[head.Lookup, ...]:
@@ -31,8 +34,9 @@ class FM(head.Head):
         super().__init__(config, manifest)
         self.fields = Fields(manifest, len(id_features(manifest)), 1 + config.dim)
         self.bias = nn.Parameter(torch.zeros(()))
+        self.dropout = Dropout(config.dropout)
 
     def forward(self, inputs: head.Inputs) -> Tensor:
         """Logits, [B]."""
         linear_B, factors_BFD = split_weights(self.fields(inputs.dense, inputs.pooled["fields"]))
-        return self.bias + linear_B + bi_interaction(factors_BFD).sum(1)
+        return self.bias + linear_B + self.dropout(bi_interaction(factors_BFD)).sum(1)
