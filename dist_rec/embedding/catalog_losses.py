@@ -7,7 +7,7 @@ Shapes: B queries of this process, V targets of all of them end to end, S sample
 """
 
 import math
-from typing import Literal
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -56,19 +56,17 @@ def gaussian(scores: CatalogScores, targets: JaggedTensor, confidence: float, ba
 
 
 def squared_error(
-    scores: CatalogScores, observed: JaggedTensor, activation: Literal["identity", "sigmoid"] = "identity"
+    scores: CatalogScores, observed: JaggedTensor, predict: Callable[[Tensor], Tensor] = lambda s: s
 ) -> Tensor:
     """Σ_t (w_t - f(s_t))² over the observed rows alone: Sedhain et al. 2015, "AutoRec", equation 1.
 
     Args:
         scores: of B queries.
         observed: rows of each query; what was observed is their weight.
-        activation: f.
+        predict: f, element by element.
     """
-    score_V = scores.of_pairs(observed)
-    if activation == "sigmoid":
-        score_V = score_V.sigmoid()
-    return _sum_by_query(scores, observed, (observed.weights() - score_V).square())
+    error_V = observed.weights() - predict(scores.of_pairs(observed))
+    return _sum_by_query(scores, observed, error_V.square())
 
 
 def sampled_softmax(

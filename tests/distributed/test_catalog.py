@@ -140,7 +140,7 @@ LOSSES: dict[str, Loss] = {
     "logistic": logistic,
     "gaussian": lambda scores, targets: gaussian(scores, targets, confidence=2.0, background=0.3),
     "squared_error": squared_error,
-    "squared_error sigmoid": lambda scores, targets: squared_error(scores, targets, "sigmoid"),
+    "squared_error sigmoid": lambda scores, targets: squared_error(scores, targets, torch.sigmoid),
     "sampled_softmax": sampled(sampled_softmax, LOG_Q),
     "bpr": sampled(bpr),
     "top1": sampled(top1),
