@@ -8,16 +8,12 @@ settings (Adam, dropout .1, L2 1e-5, float32), from arrays in memory and without
 """
 
 import argparse
-import os
-import re
-import subprocess
-import sys
 import tempfile
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-from side_by_side import compare, our_rate, training_arrays
+from side_by_side import compare, our_rate, peer_rate, training_arrays
 
 BATCH, EPOCHS = 2048, 5
 SETTINGS = (f"train.batch={BATCH}", f"train.epochs={EPOCHS}", "head.dropout=0.1")
@@ -41,18 +37,6 @@ print("rate", len(dense) * {EPOCHS} / (time.perf_counter() - began))
 """
 
 
-def peer_rate(folder: Path, arrays: Path) -> float:
-    """Rows a second over all epochs."""
-    path = os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])
-    command = [sys.executable, "-c", PEER, str(arrays)]
-    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": str(os.cpu_count())}
-    run = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-    found = re.search(r"^rate ([\d.]+)$", run.stdout, re.MULTILINE)
-    if not found:
-        sys.exit(f"the peer did not run:\n{run.stderr[-2000:]}")
-    return float(found[1])
-
-
 def main() -> None:
     """Prints the medians and their ratio."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -66,7 +50,7 @@ def main() -> None:
         np.savez(arrays, **training_arrays(data))
         compare(
             {
-                "deepctr-torch fp32": partial(peer_rate, arguments.peer, arrays),
+                "deepctr-torch fp32": partial(peer_rate, PEER, arguments.peer, arrays),
                 "ours bf16": partial(our_rate, "deepfm_criteo", data, *SETTINGS),
                 "ours fp32": partial(our_rate, "deepfm_criteo", data, *SETTINGS, "train.precision=fp32"),
             },

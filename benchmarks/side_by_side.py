@@ -1,6 +1,8 @@
 """What the benchmarks beside a peer share: our rate, the peer's data, and medians of runs in turn."""
 
 import json
+import os
+import re
 import statistics
 import subprocess
 import sys
@@ -42,6 +44,18 @@ def our_rate(config: str, data: Path, *settings: str) -> float:
     if run.returncode:
         sys.exit(f"our run failed:\n{run.stderr[-2000:]}")
     return json.loads(run.stdout.splitlines()[-1])["train"]["rows_per_s"]
+
+
+def peer_rate(script: str, folder: Path, *arguments: str | Path) -> float:
+    """Training rows a second that a script prints as `rate …`; it imports the peer from the folder."""
+    path = os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": str(os.cpu_count())}
+    command = [sys.executable, "-c", script, *map(str, arguments)]
+    run = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    found = re.search(r"^rate ([\d.]+)$", run.stdout, re.MULTILINE)
+    if not found:
+        sys.exit(f"the peer did not run:\n{run.stderr[-2000:]}")
+    return float(found[1])
 
 
 def compare(rates: dict[str, Callable[[], float]], repeats: int) -> None:

@@ -34,10 +34,13 @@ class Lookup:
     name: str
     features: tuple[str, ...]
     dim: int
-    pooling: Literal["sum", "mean", "none"] = "sum"
-    """How the ids of a bag become one vector; "none" keeps a sequence."""
+    pooling: Literal["sum", "mean", "sqrtn", "none"] = "sum"
+    """How the ids of a bag become one vector; "sqrtn" divides the sum by the L2 norm of the bag's weights, "none" keeps
+    a sequence."""
     init: float | None = None
     """Initial weights are uniform in [-init, init]; None takes `embedding.init`."""
+    dropout: float = 0.0
+    """Probability that an id of a weighted bag is left out in training; the others count 1 / (1 - dropout) times."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +103,24 @@ class Head(nn.Module, ABC):
     @abstractmethod
     def forward(self, inputs: Inputs) -> Any:
         """Scores of the rows, [B]: logits for the click task, ratings for the rating task."""
+
+    def adopt(self, pretrained: list[dict[str, Tensor]]) -> None:
+        """Takes parameters of heads that were trained before; here those of the same name, later ones over earlier.
+
+        Args:
+            pretrained: for each of the runs, the state of its head.
+
+        Raises:
+            UserError: if a parameter has another shape.
+        """
+        own = self.state_dict()
+        for state in pretrained:
+            for name, value in state.items():
+                if name in own and own[name].shape != value.shape:
+                    shapes = f"{[*value.shape]}, this head's is {[*own[name].shape]}"
+                    raise UserError(f"the pre-trained {name} is {shapes}; give both the same sizes")
+            own |= {name: value for name, value in state.items() if name in own}
+        self.load_state_dict(own)
 
 
 class Query(NamedTuple):

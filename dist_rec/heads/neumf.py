@@ -30,6 +30,8 @@ class NeuMF(head.Head):
         """Hidden layers of the MLP; the embeddings of user and item together are as wide as twice the first."""
         dropout: float = Field(0.0, ge=0, lt=1)
         """Of the hidden units."""
+        tradeoff: float = Field(0.5, ge=0, le=1)
+        """α of equation 13: weight of a pre-trained GMF's last layer; 1 - α is the MLP's."""
 
     @classmethod
     def lookups(cls, config: Config, manifest: Manifest) -> tuple[head.Lookup, ...]:
@@ -45,6 +47,7 @@ class NeuMF(head.Head):
         if config.parts != "gmf":
             self.deep = MLP(2 * config.hidden[0], config.hidden, dropout=config.dropout, last_linear=False)
         products = config.factors if config.parts != "mlp" else 0
+        self.tradeoff = config.tradeoff
         self.last = nn.Linear(products + (self.deep.outputs if self.deep else 0), 1)
 
     def forward(self, inputs: head.Inputs) -> Tensor:
@@ -55,3 +58,14 @@ class NeuMF(head.Head):
         if self.deep is not None:
             factors.append(self.deep(inputs.pooled["mlp"].flatten(1)))
         return self.last(torch.cat(factors, dim=1)).squeeze(1)
+
+    def adopt(self, pretrained: list[dict[str, Tensor]]) -> None:
+        """As every head; of a GMF and an MLP, in this order, the last layers are joined by equation 13."""
+        lasts = {"last.weight", "last.bias"}
+        super().adopt([{name: state[name] for name in state.keys() - lasts} for state in pretrained])
+        if len(pretrained) == 2:
+            parts = zip((self.tradeoff, 1 - self.tradeoff), pretrained, strict=True)
+            scaled = [(share * state["last.weight"], share * state["last.bias"]) for share, state in parts]
+            with torch.no_grad():
+                self.last.weight.copy_(torch.cat([weight for weight, _ in scaled], dim=1))
+                self.last.bias.copy_(torch.stack([bias for _, bias in scaled]).sum(0))

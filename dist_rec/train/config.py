@@ -71,6 +71,13 @@ class TrainConfig(Config):
     """Steps between lines of metrics.jsonl and TensorBoard."""
 
 
+class PretrainedConfig(Config):
+    """Runs that the parameters start from."""
+
+    runs: tuple[str, ...] = ()
+    """Their folders: tables of the same name are taken over, and what the head makes of their heads."""
+
+
 class CheckpointConfig(Config):
     """When the whole state is saved."""
 
@@ -97,6 +104,8 @@ class RunConfig(Config):
     """The sharded embedding layer."""
     optimizer: OptimizerConfig = OptimizerConfig()
     """Of the dense parameters."""
+    pretrained: PretrainedConfig = PretrainedConfig()
+    """What the run starts from."""
     schedule: ScheduleConfig = ScheduleConfig()
     """Of the learning rates."""
     train: TrainConfig = TrainConfig()

@@ -22,7 +22,7 @@ from dist_rec.embedding.sharding import Cluster, optimizer_class, shard, table_n
 from dist_rec.embedding.tables import EmbeddingTable, embedding_tables
 from dist_rec.tasks.task import CatalogTask, PairTask
 from dist_rec.train.config import OptimizerConfig, RunConfig
-from dist_rec.train.recommender import CatalogRecommender, Objective, Recommender
+from dist_rec.train.recommender import CatalogObjective, CatalogRecommender, Encoder, Objective, Recommender
 
 
 class Parts(NamedTuple):
@@ -74,7 +74,9 @@ def build_model(config: RunConfig, manifest: Manifest, process: Process) -> Dist
             raise UserError(f"task {config.task.name!r} judges row by row; head {config.head_name!r} scores a catalog")
         assert isinstance(head, CatalogHead)
         catalog = build_catalog(parts.catalog, manifest, config.embedding)
-        model = CatalogRecommender(embeddings, head, catalog, task, config.train, process.device)
+        encoder = Encoder(head, config.train, process.device)
+        objective = CatalogObjective(head, parts.catalog.feature, task)
+        model = CatalogRecommender(embeddings, encoder, catalog, objective)
     cluster = Cluster(process.world, process.local_world, process.device)
     return shard(model, model.embeddings, parts.tables, cluster, config.seed)
 

@@ -1,6 +1,6 @@
 """Batch → loss: the whole model as one module, for heads that score rows and for heads that score catalogs.
 
-Kept free of branches on data, so that TorchRec's pipeline can trace it.
+TorchRec's pipeline traces the two recommenders and takes what holds no table as a whole: they only pass values on.
 
 Shapes: B rows of this process.
 """
@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from dist_rec.core.batch import Batch
-from dist_rec.core.head import CatalogHead, Head, Inputs
+from dist_rec.core.head import CatalogHead, Head, Inputs, Query
 from dist_rec.embedding.catalog import Catalog
 from dist_rec.embedding.layer import EmbeddingLayer
+from dist_rec.embedding.scores import CatalogScores
 from dist_rec.tasks.task import CatalogTask, Evidence, PairTask
 from dist_rec.tasks.top_n import column_of
 from dist_rec.train.config import TrainConfig
@@ -61,34 +62,51 @@ class Recommender(nn.Module):
         return self.objective(self.embeddings(batch), batch.labels, batch.weights, batch.scale)
 
 
-class CatalogRecommender(nn.Module):
-    """Embeddings, a head whose queries meet a catalog, and the head's loss of their scores."""
+class Encoder(nn.Module):
+    """The head of a catalog, in mixed precision."""
 
-    def __init__(
-        self,
-        embeddings: EmbeddingLayer,
-        head: CatalogHead,
-        catalog: Catalog,
-        task: CatalogTask,
-        config: TrainConfig,
-        device: torch.device,
-    ) -> None:
+    def __init__(self, head: CatalogHead, config: TrainConfig, device: torch.device) -> None:
         super().__init__()
-        self.embeddings, self.head, self.catalog = embeddings, head, catalog
-        self._task, self._targets = task, catalog.table.features[0]
+        self.head = head
         self._device_type, self._bf16 = device.type, config.precision == "bf16"
 
-    def forward(self, batch: Batch) -> tuple[Tensor, Output]:
-        """Loss to differentiate, and what the metrics want."""
-        inputs = self.embeddings(batch)
+    def forward(self, inputs: Inputs) -> Query:
+        """The queries."""
         with torch.autocast(self._device_type, torch.bfloat16, enabled=self._bf16):
-            query = self.head(inputs)
-        scores, targets = self.catalog(query.vectors), column_of(batch, self._targets)
+            return self.head(inputs)
+
+
+class CatalogObjective(nn.Module):
+    """The head's loss of the scores of its queries."""
+
+    def __init__(self, head: CatalogHead, targets: str, task: CatalogTask) -> None:
+        super().__init__()
+        self._head = (head,)  # in a tuple: its parameters are the encoder's
+        self._targets, self._task = targets, task
+
+    def forward(self, scores: CatalogScores, query: Query, batch: Batch) -> tuple[Tensor, Output]:
+        """Loss to differentiate, and what the metrics want."""
+        (head,), targets = self._head, column_of(batch, self._targets)
         if not self.training:
-            evidence = self._task.catalog_evidence(self.head, scores, targets, batch)
+            evidence = self._task.catalog_evidence(head, scores, targets, batch)
             return batch.scale * 0, Output(batch.scale * 0, evidence)
-        loss_B = self.head.loss(scores, targets)
+        loss_B = head.loss(scores, targets)
         if query.penalty is not None:
             loss_B = loss_B + query.penalty.float()
         loss = (loss_B * batch.weights).sum() * batch.scale
         return loss, Output(loss.detach(), ())
+
+
+class CatalogRecommender(nn.Module):
+    """Embeddings, a head whose queries meet a catalog, and a loss of their scores."""
+
+    def __init__(
+        self, embeddings: EmbeddingLayer, encoder: Encoder, catalog: Catalog, objective: CatalogObjective
+    ) -> None:
+        super().__init__()
+        self.embeddings, self.encoder, self.catalog, self.objective = embeddings, encoder, catalog, objective
+
+    def forward(self, batch: Batch) -> tuple[Tensor, Output]:
+        """See `CatalogObjective.forward`."""
+        query = self.encoder(self.embeddings(batch))
+        return self.objective(self.catalog(query.vectors), query, batch)

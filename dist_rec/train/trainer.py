@@ -28,6 +28,7 @@ from dist_rec.train.evaluator import evaluate
 from dist_rec.train.interruption import Interruption
 from dist_rec.train.model import build_model, build_optimizer, count_parameters, features_of
 from dist_rec.train.pipeline import make_pipeline
+from dist_rec.train.pretrained import start_from
 from dist_rec.train.reporter import Reporter
 from dist_rec.train.schedule import Schedule
 
@@ -103,6 +104,8 @@ class Trainer:
         interruption = Interruption(self.process)
         batches = self._timed(self.train_loader.batches(first, self.steps))
         rows_before = self._rows_until(first)
+        if not first and self.config.pretrained.runs:
+            start_from(self.model, self.config.pretrained.runs, self.process)
         self.model.train()
         self.checkpoints.reserve(self.model, self.optimizer)
         with Reporter(self.folder if self.process.first else None, self._rows_until(self.steps), rows_before) as report:

@@ -1,0 +1,63 @@
+"""Starting from runs that were trained before: tables by their names, and what the head makes of other heads."""
+
+from pathlib import Path
+
+import torch
+import torch.distributed.checkpoint as dcp
+from torch import Tensor
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from torchrec.distributed import DistributedModelParallel
+
+from dist_rec.core.errors import UserError
+from dist_rec.core.head import Head
+from dist_rec.core.process import Process
+from dist_rec.train.checkpoint import Checkpoints
+from dist_rec.train.run import load_run
+from dist_rec.train.state import state_of
+
+
+def start_from(model: DistributedModelParallel, runs: tuple[str, ...], process: Process) -> None:
+    """Loads the best checkpoints of runs into a new model, at any number of processes and any sharding.
+
+    Args:
+        model: gets their tables of the same name, and their heads' parameters as `Head.adopt` says.
+        runs: folders.
+        process: this one.
+
+    Raises:
+        UserError: if a run has no checkpoint, or nothing that the model has.
+    """
+    head = next(module for module in model.modules() if isinstance(module, Head))
+    adopted = []
+    for run in runs:
+        config = load_run(Path(run))
+        checkpoints = Checkpoints(Path(run, "checkpoints"), config.checkpoint, process)
+        path = Path(run, "checkpoints", f"step_{checkpoints.find('best'):08d}")
+        checkpoints.close()
+        adopted.append(_load(model, path, run))
+    head.adopt(adopted)
+
+
+def _load(model: DistributedModelParallel, path: Path, run: str) -> dict[str, Tensor]:
+    """Loads the tables; returns the head's parameters by their names in it."""
+    reader = dcp.FileSystemReader(path)
+    saved = {
+        name: value
+        for name, value in reader.read_metadata().state_dict_metadata.items()
+        if isinstance(value, TensorStorageMetadata)
+    }
+    tables = {name: value for name, value in state_of(model, None).items() if "/" in name and name in saved}
+    for name, value in tables.items():
+        if value.size() != saved[name].size:
+            raise UserError(
+                f"{run}: {name} is {[*saved[name].size]}, this model has {[*value.size()]}; use the same data"
+            )
+    if not tables:
+        raise UserError(f"{run} has none of this model's tables; see pretrained.runs")
+    head = {
+        name: torch.empty(value.size, dtype=value.properties.dtype)
+        for name, value in saved.items()
+        if name.startswith("model.") and ".head." in name
+    }
+    dcp.load({**tables, **head}, storage_reader=reader)
+    return {name.split(".head.", 1)[1]: value for name, value in head.items()}
