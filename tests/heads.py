@@ -13,6 +13,7 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
     "dlrm": [{}, {"interaction": "dcn"}],
     "finalmlp": [{}, {"first_context": ["user"], "second_context": ["item", "tags"]}],
     "masknet": [{"structure": "serial"}, {"structure": "parallel"}],
+    "mf": [{}, {"biases": False}],
     "neumf": [{}, {"parts": "gmf"}, {"parts": "mlp"}],
     "nfm": [{}, {"hidden": [], "dropout": [0.0], "batch_norm": False}],
     "pnn": [{"product": "inner"}, {"product": "outer"}, {"product": "both"}],

@@ -7,6 +7,7 @@ from typing import Any
 
 import typer
 
+from dist_rec.cli.baseline import baseline
 from dist_rec.cli.bench import bench
 from dist_rec.cli.doctor import doctor
 from dist_rec.cli.evaluate import evaluate
@@ -30,6 +31,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 app.add_typer(prepare, name="prepare")
+app.add_typer(baseline, name="baseline")
 app.add_typer(bench, name="bench")
 for command in (train, evaluate, reproduce, heads, doctor, synthesize):
     app.command()(command)

@@ -63,13 +63,8 @@ class Negatives:
         Raises:
             UserError: if the folder has no seen pairs, or not those that it was prepared with.
         """
-        path, seen = Path(dataset.path, SEEN), dataset.manifest.transform.get("seen")
-        if seen is None:
-            raise UserError(f"{dataset.path} was not prepared by `dist-rec prepare ratings`: it has no seen pairs")
-        if not path.exists() or checksum(path) != seen["checksum"]:
-            raise UserError(f"{path} is missing or damaged; prepare the data again")
         tables = dataset.manifest.tables
-        return cls(np.load(path, mmap_mode="r"), tables["user"].rows, tables["item"].rows, seed, by, alpha)
+        return cls(seen_pairs(dataset), tables["user"].rows, tables["item"].rows, seed, by, alpha)
 
     def draw(self, step: int, user_B: Ints, item_B: Ints, num: int, distinct: bool = False) -> NDArray[np.int32]:
         """Negatives of a batch, int32 [B, N].
@@ -121,6 +116,20 @@ class Negatives:
         pair_D = user_D.astype(np.int64) * self._items + item_D
         place_D = np.searchsorted(self._seen_S, pair_D)
         return self._seen_S.take(place_D, mode="clip") == pair_D
+
+
+def seen_pairs(dataset: Dataset) -> NDArray[np.int64]:
+    """The sorted pairs `user * items + item` of the training split, int64 [S], verified and mapped into memory.
+
+    Raises:
+        UserError: if the folder has no seen pairs, or not those that it was prepared with.
+    """
+    path, seen = Path(dataset.path, SEEN), dataset.manifest.transform.get("seen")
+    if seen is None:
+        raise UserError(f"{dataset.path} was not prepared by `dist-rec prepare ratings`: it has no seen pairs")
+    if not path.exists() or checksum(path) != seen["checksum"]:
+        raise UserError(f"{path} is missing or damaged; prepare the data again")
+    return np.load(path, mmap_mode="r")
 
 
 def _repeats(drawn_BN: NDArray[np.int32]) -> NDArray[np.bool_]:

@@ -1,0 +1,136 @@
+"""Baselines judged as heads are: by the ranks of what users chose, among candidates or among all items.
+
+A baseline is fit in one pass over the pairs of user and item that training has, without gradients or seeds.
+
+Shapes: U users, B of them in a batch, I items, V candidates or targets of all of them end to end.
+"""
+
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.sparse import csr_array
+from torch import Tensor
+from torchrec.sparse.jagged_tensor import JaggedTensor
+
+from dist_rec.core.batch import Batch
+from dist_rec.core.errors import UserError
+from dist_rec.core.schema import Manifest
+from dist_rec.data.loader import Loader, LoaderConfig
+from dist_rec.data.negatives import seen_pairs
+from dist_rec.data.shards import Dataset
+from dist_rec.embedding.ranking import count_before
+from dist_rec.tasks.implicit import CANDIDATES, ITEM, USER, Implicit
+from dist_rec.tasks.ranking_metrics import RankingMetrics
+from dist_rec.tasks.task import Evidence
+from dist_rec.tasks.top_n import TopN, column_of
+
+HISTORY, TARGET = "history", "target"
+# Numbers in a matrix of scores, 64 MiB.
+BLOCK = 1 << 24
+
+
+class Baseline(Protocol):
+    """What has been fit."""
+
+    def scores(self, history_BI: csr_array) -> NDArray[np.float32]:
+        """Scores of all items, [B, I], for users who have the items where `history_BI` is 1."""
+
+
+def seen_matrix(dataset: Dataset) -> csr_array:
+    """The pairs of the training split, float32 [U, I], 1 where a user has an item.
+
+    Raises:
+        UserError: if the folder is not one of `dist-rec prepare ratings`.
+    """
+    seen_V = seen_pairs(dataset)
+    users, items = (dataset.manifest.tables[name].rows for name in (USER, ITEM))
+    ends_U = np.searchsorted(seen_V, np.arange(users + 1) * items)
+    return csr_array((np.ones(len(seen_V), np.float32), seen_V % items, ends_U), shape=(users, items))
+
+
+def score_split(
+    baseline: Baseline, dataset: Dataset, split: str, seen_UI: csr_array, cutoffs: tuple[int, ...] | None = None
+) -> dict[str, float]:
+    """Metrics of a baseline on a split: those of the task `implicit` where its rows have candidates, else of `top_n`.
+
+    Args:
+        baseline: what has been fit.
+        dataset: the prepared data.
+        split: its part.
+        seen_UI: from `seen_matrix`.
+        cutoffs: lengths of the lists that are judged; None: the task's.
+
+    Raises:
+        UserError: if the rows have neither candidates nor histories of items.
+    """
+    among_candidates = _has_candidates(dataset)
+    task = Implicit.Config() if among_candidates else TopN.Config()
+    metrics = RankingMetrics("cpu", cutoffs or task.cutoffs)
+    features = (USER, ITEM, CANDIDATES) if among_candidates else (HISTORY, TARGET)
+    rows = max(1, BLOCK // seen_UI.shape[1])
+    loader = Loader(dataset, split, LoaderConfig(path=dataset.path), batch=rows, features=features, shuffle=False)
+    for batch in loader.batches(0, loader.steps_per_epoch):
+        if among_candidates:
+            metrics.update(*_among_candidates(baseline, batch, seen_UI))
+        else:
+            metrics.update(*_among_all(baseline, batch, seen_UI.shape[1]))
+    return metrics.compute()
+
+
+def _has_candidates(dataset: Dataset) -> bool:
+    manifest = dataset.manifest
+    if CANDIDATES in manifest.names("sequence"):
+        return True
+    if not _holds_items(manifest, HISTORY) or not _holds_items(manifest, TARGET):
+        raise UserError(
+            f"{dataset.path} has neither candidates nor histories of items to rank; prepare the ratings with "
+            "--split leave-one-out, or with --layout users"
+        )
+    return False
+
+
+def _holds_items(manifest: Manifest, name: str) -> bool:
+    return name in manifest.names("bag", "sequence") and manifest.column(name).table == ITEM
+
+
+def _among_candidates(baseline: Baseline, batch: Batch, seen_UI: csr_array) -> Evidence:
+    """As of `Implicit`: the item among its candidates."""
+    user_B, item_B, candidates = batch.ids[USER].values(), batch.ids[ITEM].values(), batch.ids[CANDIDATES]
+    scores_BI = torch.from_numpy(baseline.scores(seen_UI[user_B.numpy()]))
+    lengths_B = candidates.lengths()
+    query_V = torch.arange(len(user_B)).repeat_interleave(lengths_B)
+    target_V, score_V = scores_BI[query_V, item_B[query_V]], scores_BI[query_V, candidates.values()]
+    before_B = torch.zeros(len(user_B), dtype=torch.float64)
+    before_B.index_add_(0, query_V, count_before(score_V.unsqueeze(1), target_V))
+    return before_B, torch.ones_like(lengths_B), lengths_B + 1
+
+
+def _among_all(baseline: Baseline, batch: Batch, items: int) -> Evidence:
+    """As of `TopN`: the targets among all items but those of the history."""
+    history, target = column_of(batch, HISTORY), column_of(batch, TARGET)
+    history_BI = _matrix(history, items)
+    scores_BI = torch.from_numpy(baseline.scores(history_BI))
+    lengths_B, item_V = target.lengths(), target.values()
+    query_V = torch.arange(len(lengths_B)).repeat_interleave(lengths_B)
+    target_V = scores_BI[query_V, item_V]
+    scores_BI[history_BI.nonzero()] = -torch.inf
+    return _ranks(scores_BI, query_V, item_V, target_V), lengths_B, items - history.lengths()
+
+
+def _ranks(scores_BI: Tensor, query_V: Tensor, item_V: Tensor, target_V: Tensor) -> Tensor:
+    """How many items come before each target."""
+    ranks = [torch.empty(0, dtype=torch.float64)]
+    for some_U in torch.arange(len(item_V)).split(len(scores_BI)):
+        s_UI = scores_BI[query_V[some_U]]
+        s_UI[torch.arange(len(some_U)), item_V[some_U]] = -torch.inf
+        ranks.append(count_before(s_UI, target_V[some_U]))
+    return torch.cat(ranks)
+
+
+def _matrix(ids: JaggedTensor, items: int) -> csr_array:
+    """1 where a row names an item, float32 [B, I]."""
+    ends_B = np.concatenate([[0], np.cumsum(ids.lengths().numpy())])
+    ones_V = np.ones(len(ids.values()), np.float32)
+    return csr_array((ones_V, ids.values().numpy(), ends_B), shape=(len(ends_B) - 1, items))
