@@ -5,6 +5,7 @@ The layer is built on the meta device and sharded by `dist_rec.embedding.shardin
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torchrec.modules.embedding_configs import EmbeddingBagConfig, EmbeddingConfig, PoolingType
 from torchrec.modules.embedding_modules import (
     EmbeddingBagCollection,
@@ -35,6 +36,8 @@ class EmbeddingLayer(nn.Module):
         sequences = [table for table in tables if table.pooling == "none"]
         self.bags = _bag_collection(bags, weighted=False)
         self.weighted_bags = _bag_collection(weighted, weighted=True)
+        dropout = {feature: lookup.dropout for lookup in lookups if lookup.dropout for feature in lookup.features}
+        self.drop_ids = _DropIds(dropout) if dropout else None
         self.sequences = _collection(sequences)
         keys = {**_keys(bags), **_keys(weighted)}
         pooled = tuple(lookup for lookup in lookups if lookup.pooling != "none")
@@ -48,12 +51,32 @@ class EmbeddingLayer(nn.Module):
         if self.bags is not None:
             found.append(self.bags(batch.ids))
         if self.weighted_bags is not None:
-            found.append(self.weighted_bags(batch.weighted_ids))
+            weighted_ids = batch.weighted_ids if self.drop_ids is None else self.drop_ids(batch.weighted_ids)
+            found.append(self.weighted_bags(weighted_ids))
         if self.regroup is not None:
             pooled = self.regroup(found, batch.labels, batch.ids, batch.weighted_ids)
         if self.sequences is not None:
             sequences = self.split(self.sequences(batch.ids), batch.labels)
         return Inputs(dense=batch.dense, pooled=pooled, sequences=sequences)
+
+
+class _DropIds(nn.Module):
+    """Leaves ids out of weighted bags in training, by a weight of 0.
+
+    Args:
+        dropout: the probability, by feature; 0 for the others.
+    """
+
+    def __init__(self, dropout: dict[str, float]) -> None:
+        super().__init__()
+        self._dropout = dropout
+
+    def forward(self, ids: KeyedJaggedTensor) -> KeyedJaggedTensor:
+        parts = zip(ids.keys(), ids.weights().split(ids.length_per_key()), strict=True)
+        weights_V = torch.cat(
+            [functional.dropout(part, self._dropout.get(key, 0.0), self.training) for key, part in parts]
+        )
+        return KeyedJaggedTensor(ids.keys(), ids.values(), weights_V, ids.lengths(), stride=ids.stride())
 
 
 class _Regroup(nn.Module):
@@ -65,7 +88,7 @@ class _Regroup(nn.Module):
 
     def __init__(self, lookups: tuple[Lookup, ...], keys: dict[tuple[str, str], str]) -> None:
         super().__init__()
-        self._lookups = lookups
+        self._lookups, self._divisors = lookups, {"mean": JaggedTensor.lengths, "sqrtn": _norms}
         self._keys = {lookup.name: [keys[lookup.name, feature] for feature in lookup.features] for lookup in lookups}
 
     def forward(
@@ -76,10 +99,10 @@ class _Regroup(nn.Module):
         pooled = {}
         for lookup in self._lookups:
             x_BFD = torch.stack([columns[key] for key in self._keys[lookup.name]], dim=1)[:rows, :, : lookup.dim]
-            if lookup.pooling == "mean":
+            if (divisor := self._divisors.get(lookup.pooling)) is not None:
                 bags = [(ids if name in unweighted else weighted_ids)[name] for name in lookup.features]
-                lengths_BF = torch.stack([column.lengths()[:rows] for column in bags], dim=1)
-                x_BFD = x_BFD / lengths_BF.clamp(min=1).unsqueeze(2)
+                divisor_BF = torch.stack([divisor(bag)[:rows] for bag in bags], dim=1)
+                x_BFD = x_BFD / divisor_BF.masked_fill(divisor_BF == 0, 1).unsqueeze(2)
             pooled[lookup.name] = x_BFD
         return pooled
 
@@ -101,6 +124,16 @@ class _Split(nn.Module):
     def _sequence(self, found: dict[str, JaggedTensor], lookup: Lookup, feature: str, rows: int) -> Sequence:
         jagged = found[self._keys[lookup.name, feature]]
         return Sequence(jagged.values()[:, : lookup.dim], jagged.lengths()[:rows])
+
+
+def _norms(bag: JaggedTensor) -> Tensor:
+    """L2 norm of the weights of each row, [B]; without weights each counts 1."""
+    weights_V, lengths_B = bag.weights_or_none(), bag.lengths()
+    if weights_V is None:
+        return lengths_B.sqrt()
+    rows_B = torch.arange(len(lengths_B), device=lengths_B.device)
+    row_V = rows_B.repeat_interleave(lengths_B, output_size=len(weights_V))
+    return weights_V.new_zeros(len(lengths_B)).index_add(0, row_V, weights_V.square()).sqrt()
 
 
 def _bag_collection(tables: list[EmbeddingTable], weighted: bool) -> EmbeddingBagCollection | None:

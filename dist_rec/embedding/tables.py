@@ -90,7 +90,7 @@ class EmbeddingTable:
     """Columns that the head asked for."""
     padded_dim: int
     features: tuple[str, ...]
-    pooling: Literal["sum", "mean", "none"]
+    pooling: Literal["sum", "mean", "sqrtn", "none"]
     weighted: bool
     settings: TableSettings
     tied: bool = False
@@ -188,6 +188,8 @@ def _tables_of(lookup: Lookup, manifest: Manifest, config: EmbeddingConfig) -> l
         column = manifest.column(feature)
         assert column.table is not None
         features.setdefault((column.table, column.weights is not None), []).append(feature)
+        if lookup.dropout and column.weights is None:
+            raise UserError(f"lookup {lookup.name!r} drops ids of weighted bags alone; {feature!r} has no weights")
     if len({table for table, _ in features}) < len(features):
         raise UserError(f"lookup {lookup.name!r}: weighted and unweighted features share a table")
     tables = []
