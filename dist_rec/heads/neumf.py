@@ -61,11 +61,12 @@ class NeuMF(head.Head):
 
     def adopt(self, pretrained: list[dict[str, Tensor]]) -> None:
         """As every head; of a GMF and an MLP, in this order, the last layers are joined by equation 13."""
+        if len(pretrained) != 2:
+            return super().adopt(pretrained)
         lasts = {"last.weight", "last.bias"}
         super().adopt([{name: state[name] for name in state.keys() - lasts} for state in pretrained])
-        if len(pretrained) == 2:
-            parts = zip((self.tradeoff, 1 - self.tradeoff), pretrained, strict=True)
-            scaled = [(share * state["last.weight"], share * state["last.bias"]) for share, state in parts]
-            with torch.no_grad():
-                self.last.weight.copy_(torch.cat([weight for weight, _ in scaled], dim=1))
-                self.last.bias.copy_(torch.stack([bias for _, bias in scaled]).sum(0))
+        parts = zip((self.tradeoff, 1 - self.tradeoff), pretrained, strict=True)
+        scaled = [(share * state["last.weight"], share * state["last.bias"]) for share, state in parts]
+        with torch.no_grad():
+            self.last.weight.copy_(torch.cat([weight for weight, _ in scaled], dim=1))
+            self.last.bias.copy_(torch.stack([bias for _, bias in scaled]).sum(0))
