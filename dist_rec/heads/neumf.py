@@ -63,8 +63,7 @@ class NeuMF(head.Head):
         """As every head; of a GMF and an MLP, in this order, the last layers are joined by equation 13."""
         if len(pretrained) != 2:
             return super().adopt(pretrained)
-        lasts = {"last.weight", "last.bias"}
-        super().adopt([{name: state[name] for name in state.keys() - lasts} for state in pretrained])
+        super().adopt([{name: state[name] for name in state if not name.startswith("last.")} for state in pretrained])
         parts = zip((self.tradeoff, 1 - self.tradeoff), pretrained, strict=True)
         scaled = [(share * state["last.weight"], share * state["last.bias"]) for share, state in parts]
         with torch.no_grad():

@@ -13,7 +13,7 @@ from dist_rec.data.shards import Dataset
 from dist_rec.train.config import RunConfig
 from dist_rec.train.model import build_model
 from dist_rec.train.pretrained import start_from
-from tests.integration.conftest import LOCAL, dist_rec, run
+from tests.integration.conftest import DIST_REC, LOCAL, dist_rec, run
 from tests.processes import run_distributed
 
 USERS, ITEMS = 30, 40
@@ -82,7 +82,8 @@ def test_neumf_starts_as_the_mean_of_its_parts(tmp_path: Path, data: Path) -> No
     config = config_of(tmp_path, "both", data)
     ended = run(LOCAL, "2", config, f"pretrained.runs={runs}", "--run-dir", folder, "--json")
     assert ended.json["valid"]["hr@10"] > 0
-    assert "deep.0.weight is [8, 16]" in run(LOCAL, "1", config, f"pretrained.runs={runs}", "head.hidden=[6, 4]", code=2).err
+    other = (config, f"pretrained.runs={runs}", "head.hidden=[6, 4]", "--run-dir", tmp_path / "other")
+    assert "deep.0.weight is [8, 16]" in run(*DIST_REC, "train", *other, code=2).err
 
 
 def all_scores(folder: Path, data: Path, runs: tuple[str, ...]) -> tuple[torch.Tensor, ...]:
