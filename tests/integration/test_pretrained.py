@@ -83,7 +83,7 @@ def test_neumf_starts_as_the_mean_of_its_parts(tmp_path: Path, data: Path) -> No
     ended = run(LOCAL, "2", config, f"pretrained.runs={runs}", "--run-dir", folder, "--json")
     assert ended.json["valid"]["hr@10"] > 0
     other = (config, f"pretrained.runs={runs}", "head.hidden=[6, 4]", "--run-dir", tmp_path / "other")
-    assert "deep.0.weight is [8, 16]" in run(*DIST_REC, "train", *other, code=2).err
+    assert "deep.0.bias is [8]" in run(*DIST_REC, "train", *other, code=2).err
 
 
 def all_scores(folder: Path, data: Path, runs: tuple[str, ...]) -> tuple[torch.Tensor, ...]:
