@@ -99,6 +99,15 @@ class Manifest(Config):
             raise UserError(f"the data has no split {name!r}; it has {', '.join(self.splits)}")
         return self.splits[name]
 
+    def oddities(self) -> tuple[str, ...]:
+        """What can be trained on, but hardly was meant: one line each."""
+        empty = [name for name, table in self.tables.items() if table.rows == 1]
+        found = [f"table {name!r} has one row only, that of unknown ids: its features say nothing" for name in empty]
+        train = self.splits.get("train")
+        if train is not None and train.positives in (0, train.rows):
+            found.append(f"the label is {int(bool(train.positives))} in all {train.rows:,} training rows")
+        return tuple(found)
+
     @cached_property
     def checksum(self) -> str:
         """Identifies the data: equal exactly when columns, tables, transform and every shard are equal."""

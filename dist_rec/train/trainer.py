@@ -58,6 +58,9 @@ class Trainer:
     def __init__(self, config: RunConfig, process: Process, folder: Path) -> None:
         self.config, self.process, self.folder = config, process, folder
         self.dataset = Dataset(config.data.path)
+        if process.first:
+            for oddity in self.dataset.manifest.oddities():
+                log.warning("%s: %s", self.dataset.path, oddity)
         self.task = config.build_task()
         self.train_loader = self._loader("train")
         self.steps = config.train.steps or config.train.epochs * self.train_loader.steps_per_epoch

@@ -245,3 +245,12 @@ def test_real_rows_equal_the_slow_way(tmp_path: Path) -> None:
     vocabularies = by_hand.fit(lines["train"], min_count=2)
     for split in parts:
         assert_columns_equal(read(tmp_path / "out", split), by_hand.encode(lines[split], vocabularies))
+
+
+def test_what_was_hardly_meant_is_said(tmp_path: Path) -> None:
+    lines = ["\t".join(["0", *line.split("\t")[1:-1], ""]) for line in random_lines(0, 50)]
+    prepared = prepare({"train": [write(tmp_path / "a", lines)]}, tmp_path / "out", min_count=1, workers=1)
+    assert prepared.warnings == (
+        "table 'cat_25' has one row only, that of unknown ids: its features say nothing",
+        "the label is 0 in all 50 training rows",
+    )

@@ -242,7 +242,7 @@ def prepare(
             transform=transform.model_dump(exclude_none=True),
         )
         manifest.save(folder)
-    return Prepared(manifest, time.perf_counter() - began)
+    return Prepared(manifest, time.perf_counter() - began, manifest.oddities())
 
 
 def _transform(min_count: int | None, buckets: int | None, fitted_from: Path | None, has_train: bool) -> Transform:
