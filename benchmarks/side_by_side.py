@@ -20,19 +20,19 @@ from dist_rec.data.shards import Dataset
 ROOT = Path(__file__).parents[1]
 
 
-def training_arrays(data: Path) -> dict[str, NDArray[Any]]:
+def training_arrays(data: Path, features: tuple[str, ...] | None = None) -> dict[str, NDArray[Any]]:
     """The training split in memory: dense [R, N], sparse [R, C], labels [R, 1], and the sizes of the tables [C]."""
     dataset = Dataset(data)
-    loader = Loader(dataset, "train", LoaderConfig(path=str(data)), batch=8192, shuffle=False)
+    loader = Loader(dataset, "train", LoaderConfig(path=str(data)), batch=8192, features=features, shuffle=False)
     batches = list(loader.batches(0, loader.steps_per_epoch))
-    features = loader.layout.categorical
+    names = loader.layout.categorical
     arrays = {
         "dense": [batch.dense.numpy() for batch in batches],
-        "sparse": [batch.ids.values().view(len(features), -1).t().numpy() for batch in batches],
+        "sparse": [batch.ids.values().view(len(names), -1).t().numpy() for batch in batches],
         "labels": [batch.labels.unsqueeze(1).numpy() for batch in batches],
     }
     joined = {name: np.concatenate(parts) for name, parts in arrays.items()}
-    return {**joined, "sizes": np.array([dataset.manifest.rows_of(name) for name in features])}
+    return {**joined, "sizes": np.array([dataset.manifest.rows_of(name) for name in names])}
 
 
 def our_rate(config: str, data: Path, *settings: str) -> float:

@@ -1,0 +1,103 @@
+"""Implicit feedback: groups of a positive and others, and what is made of their scores."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from dist_rec.core.errors import UserError
+from dist_rec.data.loader import Loader, LoaderConfig
+from dist_rec.data.prepare import ratings
+from dist_rec.data.prepare.ratings_split import splitter
+from dist_rec.data.shards import Dataset
+from dist_rec.tasks.implicit import Implicit
+
+USERS, ITEMS, EACH, CANDIDATES = 12, 30, 7, 5
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    folder = tmp_path_factory.mktemp("implicit")
+    random = np.random.default_rng(0)
+    chosen = [(user, item) for user in range(USERS) for item in random.choice(ITEMS, EACH, replace=False)]
+    (folder / "raw").write_text("".join(f"{user}\t{item}\t1\t{when}\n" for when, (user, item) in enumerate(chosen)))
+    options = ratings.Options(implicit=True)
+    split = splitter("leave-one-out", {"draw": CANDIDATES})
+    ratings.prepare([str(folder / "raw")], folder / "data", split, options)
+    return Dataset(str(folder / "data"))
+
+
+def batches(dataset: Dataset, task: Implicit, split: str, rank: int = 0, world: int = 1) -> list:
+    loader = Loader(
+        dataset,
+        split,
+        LoaderConfig(path=dataset.path),
+        batch=16,
+        features=task.columns(split),
+        rank=rank,
+        world=world,
+        seed=3,
+        shuffle=split == "train",
+        expand=task.expand(dataset, split, seed=3),
+    )
+    return list(loader.batches(0, 2 * loader.steps_per_epoch))
+
+
+def pairs(batch: object, members: int) -> torch.Tensor:
+    """User and item of each member, [B, G, 2]."""
+    return torch.stack([batch.ids[name].values().view(-1, members) for name in ("user", "item")], dim=2)
+
+
+def test_negatives_are_drawn_anew_and_never_a_user_s_own(dataset: Dataset) -> None:
+    task = Implicit(Implicit.Config(negatives=3))
+    own = {tuple(pair) for batch in batches(dataset, task, "train") for pair in pairs(batch, 4)[:, 0].tolist()}
+    assert len(own) == USERS * (EACH - 2)
+    drawn = [pairs(batch, 4)[:, 1:] for batch in batches(dataset, task, "train")]
+    for batch in drawn:
+        assert not own & {tuple(pair) for group in batch.tolist() for pair in group}
+        assert (batch[:, :, 1] > 0).all()
+    half = len(drawn) // 2
+    assert not torch.equal(torch.cat(drawn[:half]).sort(0)[0], torch.cat(drawn[half:]).sort(0)[0])
+
+
+def test_groups_do_not_depend_on_the_number_of_processes(dataset: Dataset) -> None:
+    task = Implicit(Implicit.Config(negatives=3))
+    alone = batches(dataset, task, "train")
+    dealt = [batches(dataset, task, "train", rank, 3) for rank in range(3)]
+    for batch, *parts in zip(alone, *dealt, strict=True):
+        groups = torch.cat([pairs(part, 4).flatten(1) for part in parts])
+        assert sorted(groups.tolist()) == sorted(pairs(batch, 4).flatten(1).tolist())
+        assert len({part.ids.stride() for part in parts}) == 1
+
+
+def test_labels_and_lengths(dataset: Dataset) -> None:
+    task = Implicit(Implicit.Config(negatives=3))
+    for batch in batches(dataset, task, "train"):
+        labels_BG = batch.labels.view(-1, 4)
+        assert (labels_BG[:, 0] == 1).all() and not labels_BG[:, 1:].any()
+        assert len(batch.labels) == len(batch.weights) == len(batch.dense) == int(batch.ids["user"].lengths().sum())
+
+
+def test_fewer_candidates_do_not_count(dataset: Dataset) -> None:
+    task = Implicit(Implicit.Config(candidates=CANDIDATES + 2))
+    for batch in batches(dataset, task, "test"):
+        rank_B, targets_B, members_B = task.evidence(
+            -torch.arange(len(batch.labels)).float(), batch.labels, batch.weights
+        )
+        assert not rank_B.any() and (targets_B == 1).all() and (members_B == 1 + CANDIDATES).all()
+        rank_B, _, _ = task.evidence(torch.arange(len(batch.labels)).float(), batch.labels, batch.weights)
+        assert (rank_B == CANDIDATES).all()
+    with pytest.raises(UserError, match="a row has 5 candidates; set task.candidates"):
+        batches(dataset, Implicit(Implicit.Config(candidates=4)), "test")
+
+
+def test_losses_by_their_definitions() -> None:
+    scores, weights = torch.randn(2, 3), torch.tensor([[1.0] * 3, [2.0] * 3])
+    labels = torch.tensor([[1.0, 0, 0]] * 2)
+    logistic = functional.binary_cross_entropy_with_logits(scores, labels, weights, reduction="none").mean(1).sum()
+    bpr = sum(weights[b, 0] * -functional.logsigmoid(scores[b, 0] - scores[b, n]) for b in range(2) for n in (1, 2)) / 2
+    for loss, expected in (("logistic", logistic), ("bpr", bpr)):
+        task = Implicit(Implicit.Config(loss=loss, negatives=2))
+        torch.testing.assert_close(task.loss_sum(scores.view(-1), labels.view(-1), weights.view(-1)), expected)
