@@ -3,9 +3,9 @@
     python benchmarks/neumf_speed.py --data data/ml-1m_loo --peer NCF_CHECKOUT
 
 NeuMF of 32 factors, an MLP of three layers and four negatives a positive. The peer trains its model with its optimizer
-at its batch of 256 examples from arrays in memory: its loader, which makes one Python object a row, and the time in which
-it draws negatives are left out. Ours streams from shards and draws negatives on the way. The rates are of examples:
-positives and negatives.
+at its batch of 256 examples from arrays in memory: its loader, which makes one Python object a row, and the time in
+which it draws negatives are left out. Ours streams from shards and draws negatives on the way. The rates are of
+examples: positives and negatives.
 """
 
 import argparse

@@ -33,7 +33,7 @@ class StudyRun(Config):
     data: str
     """One of the study's data sets."""
     settings: tuple[str, ...] = ()
-    """Overrides, such as `head.shared=false`."""
+    """Overrides, such as `head.shared=false`; `{runs}` stands for the folder of the runs and `{seed}` for the seed."""
     paper: str = ""
     """What the paper reports."""
     peer: str = ""
@@ -118,9 +118,14 @@ class Row:
 
 
 def _train(run: StudyRun, data: Path, place: Place, seed: int) -> dict[str, Any]:
-    folder = place.out / "runs" / f"{re.sub('[^a-z0-9]+', '_', run.name.lower()).strip('_')}-{seed}"
+    runs = place.out / "runs"
+    folder = runs / f"{re.sub('[^a-z0-9]+', '_', run.name.lower()).strip('_')}-{seed}"
     result, config = folder / "result.json", place.configs / run.config
-    settings = [f"data.path={data}", f"seed={seed}", *run.settings]
+    settings = [
+        f"data.path={data}",
+        f"seed={seed}",
+        *(setting.format(runs=runs, seed=seed) for setting in run.settings),
+    ]
     if folder.exists():
         changes = RunConfig.parse(read_toml(config, settings)).changes(load_run(folder))
         if changes:

@@ -1,7 +1,5 @@
 """Implicit feedback: groups of a positive and others, and what is made of their scores."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -89,7 +87,7 @@ def test_fewer_candidates_do_not_count(dataset: Dataset) -> None:
         assert not rank_B.any() and (targets_B == 1).all() and (members_B == 1 + CANDIDATES).all()
         rank_B, _, _ = task.evidence(torch.arange(len(batch.labels)).float(), batch.labels, batch.weights)
         assert (rank_B == CANDIDATES).all()
-    with pytest.raises(UserError, match="a row has 5 candidates; set task.candidates"):
+    with pytest.raises(UserError, match=r"a row has 5 candidates; set task\.candidates"):
         batches(dataset, Implicit(Implicit.Config(candidates=4)), "test")
 
 
