@@ -5,8 +5,10 @@ from typing import Any
 from dist_rec.core.head import head_names
 
 ITEMS = {"target": "item", "history": "history"}
+BAGS = {"history": "scores", "target": "scores"}
 SETTINGS: dict[str, list[dict[str, Any]]] = {
     "autoint": [{}, {"hidden": [16]}],
+    "autorec": [BAGS, {**BAGS, "f": "sigmoid", "g": "identity"}],
     "dcn_v2": [{"structure": "stacked"}, {"structure": "parallel", "rank": 4}],
     "deepfm": [{}, {"hidden": []}, {"shared": False}],
     "din": [ITEMS],
@@ -17,6 +19,11 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
     "neumf": [{}, {"parts": "gmf"}, {"parts": "mlp"}],
     "nfm": [{}, {"hidden": [], "dropout": [0.0], "batch_norm": False}],
     "pnn": [{"product": "inner"}, {"product": "outer"}, {"product": "both"}],
+    "vae": [
+        {**BAGS, "dropout": 0.0},
+        {**BAGS, "dropout": 0.0, "variational": False, "likelihood": "gaussian"},
+        {**BAGS, "dropout": 0.0, "hidden": [], "likelihood": "logistic"},
+    ],
     "wide_deep": [{}, {"parts": "wide"}, {"parts": "deep"}, {"wide": ["user", "tags"], "deep": ["item"]}],
 }
 CASES = [(name, settings) for name in head_names() for settings in SETTINGS.get(name, [{}])]

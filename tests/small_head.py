@@ -47,4 +47,5 @@ MANIFEST = Manifest(
     ),
     tables={"user": Table(rows=13), "item": Table(rows=29), "tag": Table(rows=7), "word": Table(rows=11)},
     splits={},
+    transform={"labels": {"min": 0.0, "max": 1.0, "mean": 0.5}},
 )

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from dist_rec.core import config, head
 from dist_rec.core.schema import Manifest
 from dist_rec.embedding.catalog_losses import cross_entropy, gaussian, logistic
+from dist_rec.nn.fields import id_features
 
 if TYPE_CHECKING:
     from torchrec.sparse.jagged_tensor import JaggedTensor
@@ -61,8 +62,8 @@ class VAE(head.CatalogHead):
     @classmethod
     def lookups(cls, config: Config, manifest: Manifest) -> tuple[head.Lookup, ...]:
         """The encoder's first layer, on L2-normalised items."""
-        dim = _encoder_sizes(config)[0]
-        return (head.Lookup("encoder", (config.history,), dim, pooling="sqrtn", dropout=config.dropout),)
+        dim, items = _encoder_sizes(config)[0], id_features(manifest, (config.history,))
+        return (head.Lookup("encoder", items, dim, pooling="sqrtn", dropout=config.dropout),)
 
     @classmethod
     def catalog(cls, config: Config, manifest: Manifest) -> head.Catalog:
