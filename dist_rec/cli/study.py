@@ -121,11 +121,8 @@ def _train(run: StudyRun, data: Path, place: Place, seed: int) -> dict[str, Any]
     runs = place.out / "runs"
     folder = runs / f"{re.sub('[^a-z0-9]+', '_', run.name.lower()).strip('_')}-{seed}"
     result, config = folder / "result.json", place.configs / run.config
-    settings = [
-        f"data.path={data}",
-        f"seed={seed}",
-        *(setting.format(runs=runs, seed=seed) for setting in run.settings),
-    ]
+    own = [setting.format(runs=runs, seed=seed) for setting in run.settings]
+    settings = [f"data.path={data}", f"seed={seed}", *own]
     if folder.exists():
         changes = RunConfig.parse(read_toml(config, settings)).changes(load_run(folder))
         if changes:
