@@ -155,6 +155,9 @@ def ratings(
     implicit: Annotated[bool, typer.Option("--implicit", help="Every rating is a 1.")] = False,
     min_rating: Annotated[float | None, typer.Option(help="Leave out ratings below.")] = None,
     min_interactions: Annotated[int, typer.Option(min=1, help="Leave out users with fewer ratings.")] = 1,
+    levels: Annotated[
+        bool, typer.Option("--levels", help="users, items: bags of (item, rating) pairs as well, for head rbm.")
+    ] = False,
     bounds: Annotated[
         tuple[float, float] | None, typer.Option("--range", help="Lowest and highest rating that may occur.")
     ] = None,
@@ -173,6 +176,12 @@ def ratings(
     by: Annotated[
         Literal["uniform", "popularity"] | None,
         typer.Option(help="leave-one-out: how candidates are drawn; uniform if not given."),
+    ] = None,
+    validation: Annotated[
+        bool | None,
+        typer.Option(
+            "--validation/--no-validation", help="leave-one-out: is the last but one for validation or for training?"
+        ),
     ] = None,
     valid_users: Annotated[int | None, typer.Option(help="held-out-users: users of validation.")] = None,
     test_users: Annotated[int | None, typer.Option(help="held-out-users: users of the test.")] = None,
@@ -203,6 +212,7 @@ def ratings(
 
     settings = {
         "test_share": test_share, "valid_share": valid_share, "negatives": negatives, "draw": draw, "by": by,
+        "validation": validation,
         "valid_users": valid_users, "test_users": test_users, "fold_in": fold_in, "seed": seed,
     }  # fmt: skip
     options = Options.parse(
@@ -211,6 +221,7 @@ def ratings(
             "implicit": implicit,
             "min_rating": min_rating,
             "min_interactions": min_interactions,
+            "levels": levels,
         },
         "--",
     )

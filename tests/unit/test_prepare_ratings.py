@@ -1,6 +1,8 @@
 """Rating files to a prepared folder: equal to the slow way, whatever the form of the input."""
 
+import bisect
 import gzip
+import itertools
 import json
 import math
 import os
@@ -150,18 +152,22 @@ def test_ids_are_by_count_in_training_and_kept(tmp_path: Path) -> None:
     assert labels["mean"] == pytest.approx(sum(label for *_, label in train) / len(train))
 
 
-@given(st.integers(0, 10**6), st.integers(1, 40))
-def test_leave_one_out_takes_the_last_two(tmp_path_factory: pytest.TempPathFactory, seed: int, users: int) -> None:
+@given(st.integers(0, 10**6), st.integers(1, 40), st.booleans())
+def test_leave_one_out_takes_the_last_two(
+    tmp_path_factory: pytest.TempPathFactory, seed: int, users: int, validation: bool
+) -> None:
     ratings = [Rating("one", "4", 3.0, 2), *some_ratings(seed, users)]
-    out, prepared = run(tmp_path_factory.mktemp("ratings"), ratings, LeaveOneOut())
+    out, prepared = run(tmp_path_factory.mktemp("ratings"), ratings, LeaveOneOut(validation=validation))
     train, valid, test = [], [], []
     for of_user in by_user(ratings).values():
-        keep = max(len(of_user) - 2, 1)
+        keep = max(len(of_user) - 1 - validation, 1)
         train += of_user[:keep]
         valid += of_user[keep:-1]
         test += of_user[max(keep, len(of_user) - 1) :]
     assert sorted(triples(out, "train")) == sorted(expected(train))
-    assert sorted(triples(out, "valid")) == sorted(known(valid, set(train)))
+    if valid:
+        assert sorted(triples(out, "valid")) == sorted(known(valid, set(train)))
+    assert ("valid" in prepared.manifest.splits) == bool(valid)
     assert sorted(triples(out, "test")) == sorted(known(test, set(train)))
     alone = sum(len(of_user) == 1 for of_user in by_user(ratings).values())
     assert f"{alone} users have no test rating: they rated too little, or --test has none of them" in prepared.warnings
@@ -278,6 +284,24 @@ def test_bags_show_the_training_ratings_and_ask_for_the_split_s(tmp_path: Path, 
     batch = next(loader.batches(0, 1))
     assert batch.ids.keys() == [owner]
     assert batch.weighted_ids.keys() == ["history", "target"]
+
+
+@pytest.mark.parametrize("layout", ["users", "items"])
+def test_levels_are_pairs_of_a_member_and_its_rating(tmp_path: Path, layout: str) -> None:
+    ratings = [*some_ratings(4), Rating("ü0", "never trained", 0.5, 9), Rating("ü1", "never trained", 4.5, 9)]
+    out, prepared = run(tmp_path, ratings, LeaveOneOut(), layout=layout, levels=True)
+    levels = prepared.manifest.transform["levels"]
+    assert levels == tuple(sorted({label for *_, label in triples(out, "train")}))
+    member = "item" if layout == "users" else "user"
+    assert prepared.manifest.rows_of("target_level") == prepared.manifest.tables[member].rows * len(levels)
+    for split in ("train", "valid", "test"):
+        for row, name in itertools.product(read(out, split), ("history", "target")):
+            places = [min(bisect.bisect_left(levels, rating), len(levels) - 1) for rating in row[f"{name}_weight"]]
+            assert row[f"{name}_level"] == [
+                len(levels) * other + place for other, place in zip(row[name], places, strict=True)
+            ]
+    with pytest.raises(UserError, match="--levels is for --layout users or items"):
+        run(tmp_path, ratings, LeaveOneOut(), levels=True)
 
 
 def test_candidates_are_drawn_apart_from_the_user_s_items(tmp_path: Path) -> None:

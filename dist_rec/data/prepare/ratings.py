@@ -46,6 +46,8 @@ class Options(Config):
     """Ratings below are left out."""
     min_interactions: int = Field(1, ge=1)
     """Users with fewer of the ratings that are left are left out."""
+    levels: bool = False
+    """Bags of pairs of a member and its rating as well, with a table that has a row for each pair."""
 
 
 class Labels(Config):
@@ -73,6 +75,8 @@ class Transform(Config):
     ratings: dict[str, int]
     """Ratings that each split is trained or tested on."""
     labels: Labels
+    levels: tuple[float, ...] | None
+    """The different ratings of the training split, ascending, where there are bags of them."""
     left_out: dict[str, int]
     """Ratings that are in no split, by reason."""
     vocabulary: dict[str, str]
@@ -125,6 +129,8 @@ def prepare(
 def _check(splitter: Splitter, options: Options, test_patterns: Sequence[str]) -> None:
     if splitter.name == "held-out-users" and options.layout != "users":
         raise UserError("--split held-out-users needs --layout users: a held-out user is known by the history alone")
+    if options.levels and options.layout == "interactions":
+        raise UserError("--levels is for --layout users or items: an interaction has its rating as label")
     if isinstance(splitter, LeaveOneOut):
         if splitter.negatives and splitter.draw:
             raise UserError("--negatives gives the candidates and --draw draws them; choose one")
@@ -144,13 +150,13 @@ def _write(
 ) -> Manifest:
     """Everything that a prepared folder holds."""
     candidates = find_candidates(encoded, splitter, warn) if isinstance(splitter, LeaveOneOut) else {}
-    of_columns = columns(options.layout, bool(candidates))
+    of_columns, levels = columns(options.layout, bool(candidates), options.levels), _levels(encoded, options)
     splits = {}
     for part, name in enumerate(SPLITS):
         if options.layout == "interactions":
             table = interactions(encoded, part, candidates.get(part))
         else:
-            table = bags(encoded, part, options.layout)
+            table = bags(encoded, part, options.layout, levels)
         if table.num_rows:
             splits[name] = _write_split(folder, name, table, arrow_schema(of_columns))
     transform = Transform(
@@ -158,6 +164,7 @@ def _write(
         split=splitter.model_dump(exclude_none=True),
         ratings={name: int(encoded.parts.targets(part).sum()) for part, name in enumerate(SPLITS)},
         labels=_labels(encoded),
+        levels=levels,
         left_out=left_out,
         vocabulary={
             "user": save_vocabulary(folder / "vocabulary" / "user.txt", encoded.user_K, encoded.ratings.users),
@@ -165,9 +172,13 @@ def _write(
         },
         seen=_save_seen(folder, encoded),
     )
+    tables = {"user": Table(rows=encoded.users), "item": Table(rows=encoded.items)}
+    if levels is not None:
+        member = "item" if options.layout == "users" else "user"
+        tables[f"{member}_level"] = Table(rows=tables[member].rows * len(levels))
     manifest = Manifest(
         columns=of_columns,
-        tables={"user": Table(rows=encoded.users), "item": Table(rows=encoded.items)},
+        tables=tables,
         splits=splits,
         transform=transform.model_dump(exclude_none=True),
     )
@@ -187,6 +198,12 @@ def _write_split(folder: Path, name: str, table: pa.Table, schema: pa.Schema) ->
 def _labels(encoded: Encoded) -> Labels:
     label_N = encoded.label_N[encoded.parts.targets(TRAIN)]
     return Labels(min=float(label_N.min()), max=float(label_N.max()), mean=float(label_N.mean(dtype=np.float64)))
+
+
+def _levels(encoded: Encoded, options: Options) -> tuple[float, ...] | None:
+    if not options.levels:
+        return None
+    return tuple(np.unique(encoded.label_N[encoded.parts.targets(TRAIN)]).tolist())
 
 
 def _save_seen(folder: Path, encoded: Encoded) -> Seen:

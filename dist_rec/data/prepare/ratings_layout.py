@@ -16,23 +16,31 @@ from dist_rec.data.prepare.ratings_split import Mask
 Layout = Literal["interactions", "users", "items"]
 
 
-def columns(layout: Layout, candidates: bool) -> tuple[Column, ...]:
-    """The columns of a layout; `candidates` are items to rank an interaction's item among."""
+def columns(layout: Layout, candidates: bool, levels: bool = False) -> tuple[Column, ...]:
+    """The columns of a layout.
+
+    Args:
+        layout: see `Layout`.
+        candidates: whether there are items to rank an interaction's item among.
+        levels: whether there are bags of pairs of a member and its rating.
+    """
     label = Column(name="label", kind="label")
     if layout == "interactions":
         ids = tuple(Column(name=name, kind="categorical", table=name) for name in ("user", "item"))
         ranked = (Column(name="candidates", kind="sequence", table="item"),) if candidates else ()
         return (label, *ids, *ranked)
     owner, member = ("user", "item") if layout == "users" else ("item", "user")
-    bags = tuple(
-        column
-        for name in ("history", "target")
-        for column in (
-            Column(name=name, kind="bag", table=member, weights=f"{name}_weight"),
-            Column(name=f"{name}_weight", kind="weight"),
-        )
-    )
+    bags = [column for name in ("history", "target") for column in _of_bag(name, member, levels)]
     return (label, Column(name=owner, kind="categorical", table=owner), *bags)
+
+
+def _of_bag(name: str, member: str, levels: bool) -> list[Column]:
+    weights = f"{name}_weight"
+    found = [Column(name=name, kind="bag", table=member, weights=weights), Column(name=weights, kind="weight")]
+    if levels:
+        weighted = weights if name == "target" else None
+        found.append(Column(name=f"{name}_level", kind="bag", table=f"{member}_level", weights=weighted))
+    return found
 
 
 def interactions(encoded: Encoded, part: int, candidates: pa.ListArray | None) -> pa.Table:
@@ -46,11 +54,12 @@ def interactions(encoded: Encoded, part: int, candidates: pa.ListArray | None) -
     return pa.table(table if candidates is None else {**table, "candidates": candidates})
 
 
-def bags(encoded: Encoded, part: int, layout: Layout) -> pa.Table:
+def bags(encoded: Encoded, part: int, layout: Layout, levels: tuple[float, ...] | None = None) -> pa.Table:
     """A row for each user (or item) who has a target in a part, by first appearance.
 
     The history is what is given of that user (or item), the target what is to be predicted; in training they are the
-    same. Owners that training never saw have rows of their own, but share row 0 of the table.
+    same. Owners that training never saw have rows of their own, but share row 0 of the table. With levels, K ascending
+    ratings, there are bags as well whose ids are K times the member plus the place of its rating among them.
     """
     ratings = encoded.ratings
     owner_N, row_K, member_N = ratings.user_N, encoded.user_K, encoded.item_N
@@ -63,6 +72,9 @@ def bags(encoded: Encoded, part: int, layout: Layout) -> pa.Table:
         lengths_R, index = _group(owner_N, of_bag_N, owners_R, row_K.size)
         table[name] = lists(member_N[index], lengths_R)
         table[f"{name}_weight"] = lists(encoded.label_N[index], lengths_R)
+        if levels is not None:
+            place = np.searchsorted(levels, encoded.label_N[index]).clip(max=len(levels) - 1)
+            table[f"{name}_level"] = lists((member_N[index] * len(levels) + place).astype(np.int32), lengths_R)
     return pa.table(table)
 
 

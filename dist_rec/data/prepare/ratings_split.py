@@ -55,6 +55,8 @@ class LeaveOneOut(Config):
     """Candidates drawn for each test rating instead."""
     by: Literal["uniform", "popularity"] = "uniform"
     """How candidates are drawn: every item alike, or by its ratings in training."""
+    validation: bool = True
+    """Whether the last but one is for validation; once the settings are chosen it may be for training."""
     seed: int = Field(0, ge=0)
 
     @field_serializer("negatives")
@@ -65,10 +67,10 @@ class LeaveOneOut(Config):
     def parts(self, ratings: Ratings, test_N: Mask) -> Parts:
         """Splits; `test_N` are ratings that are for the test already: with any, the last of the rest is validation."""
         rank_N, count_N = _ranks(ratings.user_N, ratings.time_N, ~test_N)
-        newest_N = count_N - 1 - rank_N
+        newest_N, kept = count_N - 1 - rank_N, self.validation
         if test_N.any():
-            return Parts.of(test_N, ~test_N & (newest_N == 0) & (count_N > 1))
-        return Parts.of((newest_N == 0) & (count_N > 1), (newest_N == 1) & (count_N > 2))
+            return Parts.of(test_N, ~test_N & (newest_N == 0) & (count_N > 1) & kept)
+        return Parts.of((newest_N == 0) & (count_N > 1), (newest_N == 1) & (count_N > 2) & kept)
 
 
 class Random(Config):
