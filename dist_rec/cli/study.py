@@ -48,7 +48,8 @@ class Study(Config):
     seeds: int = Field(3, gt=0)
     """Runs of each line; the table has their means."""
     data: dict[str, tuple[str, ...]]
-    """For each data set the arguments of `dist-rec prepare`; `{raw}` stands for the folder of the raw data."""
+    """For each data set the arguments of `dist-rec prepare`; `{raw}` stands for the folder of the raw data, `{seed}` for
+    the run's seed: then each seed has a split of its own."""
     run: tuple[StudyRun, ...] = Field(min_length=1)
 
     @classmethod
@@ -62,11 +63,17 @@ class Study(Config):
 
     def carry_out(self, run: StudyRun, place: "Place", seeds: int) -> "Row":
         """Prepares the data and trains, unless that is done."""
-        data = place.out / "data" / run.data
+        results = [_train(run, self._prepare(run.data, place, seed), place, seed) for seed in range(seeds)]
+        return Row(run, results, self.metrics)
+
+    def _prepare(self, name: str, place: "Place", seed: int) -> Path:
+        words = self.data[name]
+        data = place.out / "data" / (f"{name}-{seed}" if any("{seed}" in word for word in words) else name)
         if not data.exists():
-            words = [word.format(raw=place.raw) for word in self.data[run.data]]
-            _python(*DIST_REC, "prepare", *words, "--out", str(data))
-        return Row(run, [_train(run, data, place, seed) for seed in range(seeds)], self.metrics)
+            _python(
+                *DIST_REC, "prepare", *(word.format(raw=place.raw, seed=seed) for word in words), "--out", str(data)
+            )
+        return data
 
 
 @dataclass(frozen=True)
