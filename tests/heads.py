@@ -19,6 +19,7 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
     "neumf": [{}, {"parts": "gmf"}, {"parts": "mlp"}],
     "nfm": [{}, {"hidden": [], "dropout": [0.0], "batch_norm": False}],
     "pnn": [{"product": "inner"}, {"product": "outer"}, {"product": "both"}],
+    "rbm": [BAGS, {**BAGS, "gibbs_steps": 2}],
     "vae": [
         {**BAGS, "dropout": 0.0},
         {**BAGS, "dropout": 0.0, "variational": False, "likelihood": "gaussian"},

@@ -152,6 +152,10 @@ class CatalogHead(Head):
         """Predictions from scores of the catalog, in the unit of the targets' weights."""
         return scores_V
 
+    def predict_targets(self, scores: "CatalogScores", targets: "JaggedTensor") -> Tensor:
+        """Predictions of the targets, in the unit of their weights, [V]; called by all processes."""
+        return self.predict(scores.of_pairs(targets))
+
 
 def head_names() -> list[str]:
     """Names of the heads that come with the package."""

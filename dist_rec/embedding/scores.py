@@ -24,6 +24,8 @@ from dist_rec.core.collective import Gathered, gather_over_processes, logsumexp_
 
 # Numbers in a chunk of the matrix of scores, 16 MiB.
 CHUNK = 1 << 22
+# Pairs scored at a time.
+PAIRS = 1 << 12
 
 
 class Reduction(NamedTuple):
@@ -184,10 +186,15 @@ class CatalogScores:
     def of_gathered(self, pairs: Pairs) -> Tensor:
         """Scores of the pairs of all processes."""
         (here_U,) = self.shard.holds(pairs.id_V).nonzero(as_tuple=True)
-        weight_UD, bias_U1 = self.shard.lookup(pairs.id_V[here_U])
-        queries_UD = self.queries.rows.index_select(0, pairs.query_V[here_U])
-        score_U = (queries_UD * weight_UD).sum(1) + bias_U1.squeeze(1)
+        # Few at a time stay in the cache, ten times as fast; but each part would add up its own gradient of the rows.
+        size = max(1, len(here_U)) if torch.is_grad_enabled() else PAIRS
+        score_U = torch.cat([self._of_part(pairs, part) for part in here_U.split(size)])
         return sum_over_processes(score_U.new_zeros(len(pairs.id_V)).index_copy(0, here_U, score_U))
+
+    def _of_part(self, pairs: Pairs, part_U: Tensor) -> Tensor:
+        weight_UD, bias_U1 = self.shard.lookup(pairs.id_V[part_U])
+        queries_UD = self.queries.rows.index_select(0, pairs.query_V[part_U])
+        return (queries_UD * weight_UD).sum(1) + bias_U1.squeeze(1)
 
     def of_rows(self, ids_S: Tensor) -> Tensor:
         """Scores of rows that are the same for all queries, [B, S]; the rows come here, S × D numbers.
@@ -199,6 +206,21 @@ class CatalogScores:
         row_UE = torch.cat(self.shard.lookup(ids_S[here_U]), dim=1)
         row_SE = sum_over_processes(row_UE.new_zeros(len(ids_S), row_UE.shape[1]).index_copy(0, here_U, row_UE))
         return torch.addmm(row_SE[:, -1], self.queries_BD, row_SE[:, :-1].t())
+
+    def pooled(self, ids: JaggedTensor) -> Tensor:
+        """Sum of the weights of the rows that are named for each query, [B, D]; `ids` as of `of_pairs`."""
+        return self._sum_by_query(ids, lambda id_U: self.shard.lookup(id_U)[0])
+
+    def pooled_biases(self, ids: JaggedTensor) -> Tensor:
+        """Sum of their biases, [B]."""
+        return self._sum_by_query(ids, lambda id_U: self.shard.lookup(id_U)[1]).squeeze(1)
+
+    def _sum_by_query(self, ids: JaggedTensor, lookup: Callable[[Tensor], Tensor]) -> Tensor:
+        pairs = self.gather_pairs(ids)
+        (here_U,) = self.shard.holds(pairs.id_V).nonzero(as_tuple=True)
+        row_UE = lookup(pairs.id_V[here_U])
+        zeros_GE = row_UE.new_zeros(len(self.queries.rows), row_UE.shape[1])
+        return self.queries.own(sum_over_processes(zeros_GE.index_add(0, pairs.query_V[here_U], row_UE)))
 
     def query_of(self, ids: JaggedTensor) -> Tensor:
         """The query, among this process's, that each of V ids belongs to."""

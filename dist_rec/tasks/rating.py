@@ -36,7 +36,7 @@ class Rating(task.PairTask, task.CatalogTask):
     ) -> task.Evidence:
         """Predictions of the targets, which are their ratings' weights; all count alike, [V] each."""
         ratings_V = targets.weights()
-        return head.predict(scores.of_pairs(targets)), ratings_V, torch.ones_like(ratings_V)
+        return head.predict_targets(scores, targets), ratings_V, torch.ones_like(ratings_V)
 
     def metrics(self, device: torch.device) -> RatingMetrics:
         """RMSE and MAE."""

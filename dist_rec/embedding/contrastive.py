@@ -1,0 +1,61 @@
+"""Contrastive divergence: Hinton 2002; for softmax visible units, Salakhutdinov, Mnih and Hinton 2007, "Restricted
+Boltzmann Machines for Collaborative Filtering" (section 2).
+
+A row of the batch is a machine; its visible units are what was rated, each in one of K levels. The machines share the
+weights W and biases b of each unit and level: row K u + k of a catalog is level k of unit u. The queries are the hidden
+units, so that the scores of a unit's K rows are the logits of its levels (equation 1).
+
+Shapes: B rows, D hidden units, V visible units of all rows end to end, K levels.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torchrec.sparse.jagged_tensor import JaggedTensor
+
+from dist_rec.embedding.scores import CatalogScores
+
+
+def level_scores(scores: CatalogScores, visible: JaggedTensor, levels: int) -> Tensor:
+    """Logits of each level of the visible units, whatever levels are named, [V, K]."""
+    first_V = visible.values() // levels * levels
+    ids_VK = first_V.unsqueeze(1) + torch.arange(levels, device=first_V.device)
+    return scores.of_pairs(JaggedTensor(ids_VK.view(-1), lengths=visible.lengths() * levels)).view(-1, levels)
+
+
+def negative_phase(scores: CatalogScores, visible: JaggedTensor, levels: int, bias_D: Tensor, steps: int) -> Tensor:
+    """Free energy of what the machine makes of the visible units, [B].
+
+    The difference of the data's free energy and this one has the gradient of contrastive divergence, since samples are
+    constants to it: <v h> of the data less <v h> of the reconstruction (equation 7).
+
+    Args:
+        scores: of the hidden units' probabilities given the data.
+        visible: the units and levels of the data.
+        levels: K.
+        bias_D: of the hidden units.
+        steps: of Gibbs sampling.
+    """
+    hidden_BD, reconstructed = scores.queries_BD.detach(), visible
+    bias_D = functional.pad(bias_D, (0, hidden_BD.shape[1] - len(bias_D)))  # as wide as the table
+    for _ in range(steps):
+        with torch.no_grad():
+            on_BD = (torch.rand_like(hidden_BD) < hidden_BD).float()
+            logits_VK = level_scores(CatalogScores(scores.shard, on_BD), visible, levels)
+            reconstructed = JaggedTensor(_drawn(logits_VK, visible.values()), lengths=visible.lengths())
+        input_BD = bias_D + scores.pooled(reconstructed)
+        hidden_BD = input_BD.detach().sigmoid()
+    return hidden_energy(input_BD) - scores.pooled_biases(reconstructed)
+
+
+def _drawn(logits_VK: Tensor, ids_V: Tensor) -> Tensor:
+    """A level of each unit by its probability, as a row of the catalog."""
+    levels = logits_VK.shape[1]
+    cumulative_VK = logits_VK.softmax(1).cumsum(1)[:, :-1]
+    level_V = (torch.rand_like(cumulative_VK[:, :1]) > cumulative_VK).sum(1)
+    return ids_V // levels * levels + level_V
+
+
+def hidden_energy(input_BD: Tensor) -> Tensor:
+    """The hidden units' part of the free energy, from what comes in to them: -Σ_j log(1 + exp(x_j)), [B]."""
+    return -functional.softplus(input_BD).sum(1)

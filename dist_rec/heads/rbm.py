@@ -1,0 +1,76 @@
+"""RBM: Salakhutdinov, Mnih and Hinton 2007, "Restricted Boltzmann Machines for Collaborative Filtering" (section 2).
+
+Every row of the data is a machine with softmax units for what it has rated. A row of an item makes I-RBM, whose visible
+units are users, a row of a user U-RBM: `dist-rec prepare ratings --layout items|users --levels`. The lookup's table and
+the catalog are the same weights W; the hidden units of the data are a lookup, those of the reconstruction are not.
+
+Shapes: B rows, D hidden units, V targets, K levels.
+"""
+
+from typing import TYPE_CHECKING
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from dist_rec.core import config, head
+from dist_rec.core.errors import UserError
+from dist_rec.core.schema import Manifest
+from dist_rec.embedding.contrastive import hidden_energy, level_scores, negative_phase
+
+if TYPE_CHECKING:
+    from torchrec.sparse.jagged_tensor import JaggedTensor
+
+    from dist_rec.embedding.scores import CatalogScores
+
+
+class RBM(head.CatalogHead):
+    """Hidden units from the known ratings; predictions are expectations over the levels of a rating."""
+
+    class Config(config.Config):
+        """Size of the model, and how it learns."""
+
+        history: str = "history_level"
+        """Bag of the known ratings, an id for each member and level."""
+        target: str = "target_level"
+        """Weighted bag of the ratings to predict, likewise; in training the same."""
+        hidden: int = Field(100, gt=0)
+        """Hidden units, D."""
+        gibbs_steps: int = Field(1, gt=0)
+        """Steps of contrastive divergence."""
+
+    @classmethod
+    def lookups(cls, config: Config, manifest: Manifest) -> tuple[head.Lookup, ...]:
+        """W."""
+        manifest.rows_of(config.history)
+        return (head.Lookup("weights", (config.history,), config.hidden),)
+
+    @classmethod
+    def catalog(cls, config: Config, manifest: Manifest) -> head.Catalog:
+        """W, and the biases of the visible units."""
+        return head.Catalog("visible", config.target, config.hidden, tied="weights")
+
+    rating_K: Tensor
+
+    def __init__(self, config: Config, manifest: Manifest) -> None:
+        super().__init__(config, manifest)
+        levels = manifest.transform.get("levels")
+        if levels is None:
+            raise UserError("head 'rbm' needs the levels of the ratings; prepare the data with --levels")
+        self.bias = nn.Parameter(torch.zeros(config.hidden))
+        self.register_buffer("rating_K", torch.tensor(levels), persistent=False)
+        self.gibbs_steps = config.gibbs_steps
+
+    def forward(self, inputs: head.Inputs) -> head.Query:
+        """Probabilities of the hidden units [B, D], and their part of the data's free energy."""
+        input_BD = self.bias + inputs.pooled["weights"].squeeze(1).float()
+        return head.Query(input_BD.sigmoid(), hidden_energy(input_BD))
+
+    def loss(self, scores: "CatalogScores", targets: "JaggedTensor") -> Tensor:
+        """The rest of the difference of the free energies of data and reconstruction, [B]."""
+        reconstruction_B = negative_phase(scores, targets, len(self.rating_K), self.bias, self.gibbs_steps)
+        return -scores.pooled_biases(targets) - reconstruction_B
+
+    def predict_targets(self, scores: "CatalogScores", targets: "JaggedTensor") -> Tensor:
+        """Expected ratings, [V]."""
+        return level_scores(scores, targets, len(self.rating_K)).softmax(1) @ self.rating_K
