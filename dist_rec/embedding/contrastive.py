@@ -27,7 +27,7 @@ def negative_phase(scores: CatalogScores, visible: JaggedTensor, levels: int, bi
     """Free energy of what the machine makes of the visible units, [B].
 
     The difference of the data's free energy and this one has the gradient of contrastive divergence, since samples are
-    constants to it: <v h> of the data less <v h> of the reconstruction (equation 7).
+    constants to it: <v h> of the data less <v h> of the reconstruction (section 2.2).
 
     Args:
         scores: of the hidden units' probabilities given the data.
@@ -36,14 +36,14 @@ def negative_phase(scores: CatalogScores, visible: JaggedTensor, levels: int, bi
         bias_D: of the hidden units.
         steps: of Gibbs sampling.
     """
-    hidden_BD, reconstructed = scores.queries_BD.detach(), visible
-    bias_D = functional.pad(bias_D, (0, hidden_BD.shape[1] - len(bias_D)))  # as wide as the table
+    hidden_BD, reconstructed = scores.queries_BD.detach()[:, : len(bias_D)], visible
+    padding = scores.queries_BD.shape[1] - len(bias_D)  # a lookup's table has columns of zeros at the end
     for _ in range(steps):
         with torch.no_grad():
-            on_BD = (torch.rand_like(hidden_BD) < hidden_BD).float()
+            on_BD = functional.pad((torch.rand_like(hidden_BD) < hidden_BD).float(), (0, padding))
             logits_VK = level_scores(CatalogScores(scores.shard, on_BD), visible, levels)
             reconstructed = JaggedTensor(_drawn(logits_VK, visible.values()), lengths=visible.lengths())
-        input_BD = bias_D + scores.pooled(reconstructed)
+        input_BD = bias_D + scores.pooled(reconstructed)[:, : len(bias_D)]
         hidden_BD = input_BD.detach().sigmoid()
     return hidden_energy(input_BD) - scores.pooled_biases(reconstructed)
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 from torchrec.sparse.jagged_tensor import JaggedTensor
 
-from dist_rec.embedding.contrastive import hidden_energy, level_scores, negative_phase
+from dist_rec.embedding.contrastive import _drawn, hidden_energy, level_scores, negative_phase
 from dist_rec.embedding.scores import CatalogScores, TableShard
 from tests.processes import run_distributed
 
@@ -73,16 +73,22 @@ def on_this_process(bounds: list[int], steps: int) -> tuple[list[Tensor], Tensor
     share = -(-ROWS // world)
     weight, bias, hidden_bias = parameters()
     here = slice(rank * share, (rank + 1) * share)
-    own, own_bias = (whole.detach()[here].clone().requires_grad_() for whole in (weight, bias))
+    own, own_bias = (whole.detach()[here].clone() for whole in (weight, bias))
+    own_bias.requires_grad_()
     level_BU = rated()[bounds[rank] : bounds[rank + 1]]
     hidden_BD = (hidden_bias + one_hot(level_BU) @ weight).sigmoid().detach()
-    scores = CatalogScores(TableShard(own, own_bias, here.start), hidden_BD)
+    # A lookup's table may have columns of zeros at the end.
+    own_padded, queries_BD = functional.pad(own, (0, 2)).requires_grad_(), functional.pad(hidden_BD, (0, 2))
+    scores = CatalogScores(TableShard(own_padded, own_bias, here.start), queries_BD)
     with patch("torch.rand_like", lambda x: torch.full_like(x, 0.5)):
         energy_B = negative_phase(scores, visible(level_BU), LEVELS, hidden_bias, steps)
     energy_B.sum().backward()
     assert hidden_bias.grad is not None
     dist.all_reduce(hidden_bias.grad)
-    gradients = [own.grad.to_dense(), own_bias.grad.to_dense(), hidden_bias.grad]
+    assert own_padded.grad is not None and own_bias.grad is not None
+    gradient = own_padded.grad.to_dense()
+    assert not gradient[:, HIDDEN:].any(), "zeros stay zeros"
+    gradients = [gradient[:, :HIDDEN], own_bias.grad.to_dense(), hidden_bias.grad]
     return [energy_B.detach(), *gradients], level_scores(scores, visible(level_BU), LEVELS).detach()
 
 
@@ -108,8 +114,6 @@ def test_hidden_energy_sums_the_hidden_units_out() -> None:
 def draw(uniforms: int) -> Tensor:
     torch.manual_seed(0)
     scores = CatalogScores(TableShard(parameters()[0].detach(), parameters()[1].detach(), 0), torch.zeros(1, HIDDEN))
-    from dist_rec.embedding.contrastive import _drawn
-
     logits_VK = level_scores(scores, JaggedTensor(torch.tensor([3]), lengths=torch.tensor([1])), LEVELS)
     drawn = _drawn(logits_VK.expand(uniforms, -1), torch.full((uniforms,), 5))
     return torch.stack([(drawn == 3 + level).float().mean() for level in range(LEVELS)]) - logits_VK.softmax(1)[0]
