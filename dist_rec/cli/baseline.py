@@ -42,7 +42,7 @@ def pop(data: Data, split: SplitName = "test", cutoff: Cutoffs = None, as_json: 
 def item_knn(
     data: Data,
     neighbors: Annotated[
-        int | None, typer.Option(min=1, help="Nearest items that are kept of each item. [default: all]")
+        int | None, typer.Option(min=1, help="Nearest items that are kept of each item; all if not given.")
     ] = None,
     shrinkage: Annotated[
         float, typer.Option(min=0, help="Draws similarities that few users speak for to 0; in users.")
