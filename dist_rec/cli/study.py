@@ -48,8 +48,8 @@ class Study(Config):
     seeds: int = Field(3, gt=0)
     """Runs of each line; the table has their means."""
     data: dict[str, tuple[str, ...]]
-    """For each data set the arguments of `dist-rec prepare`; `{raw}` stands for the folder of the raw data, `{seed}` for
-    the run's seed: then each seed has a split of its own."""
+    """For each data set the arguments of `dist-rec prepare`; `{raw}` stands for the folder of the raw data, and `{seed}`
+    for the run's seed: then each seed has a split of its own."""
     run: tuple[StudyRun, ...] = Field(min_length=1)
 
     @classmethod
@@ -70,9 +70,8 @@ class Study(Config):
         words = self.data[name]
         data = place.out / "data" / (f"{name}-{seed}" if any("{seed}" in word for word in words) else name)
         if not data.exists():
-            _python(
-                *DIST_REC, "prepare", *(word.format(raw=place.raw, seed=seed) for word in words), "--out", str(data)
-            )
+            filled = [word.format(raw=place.raw, seed=seed) for word in words]
+            _python(*DIST_REC, "prepare", *filled, "--out", str(data))
         return data
 
 
