@@ -48,8 +48,8 @@ class Study(Config):
     seeds: int = Field(3, gt=0)
     """Runs of each line; the table has their means."""
     data: dict[str, tuple[str, ...]]
-    """For each data set the arguments of `dist-rec prepare`: `{raw}` stands for the folder of the raw data, `{seed}` for
-    the seed of the run, so that each has a split of its own."""
+    """For each data set the arguments of `dist-rec prepare`: `{raw}` stands for the folder of the raw data and `{seed}`
+    for the seed of the run, so that each has a split of its own."""
     run: tuple[StudyRun, ...] = Field(min_length=1)
 
     @classmethod
