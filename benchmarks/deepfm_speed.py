@@ -7,13 +7,11 @@ settings (Adam, dropout .1, L2 1e-5, float32), from arrays in memory and without
 `pip install --no-deps --target FOLDER deepctr-torch requests` brings the peer.
 """
 
-import argparse
-import tempfile
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-from side_by_side import compare, our_rate, peer_rate, training_arrays
+from side_by_side import beside, our_rate, peer_rate
 
 BATCH, EPOCHS = 2048, 5
 SETTINGS = (f"train.batch={BATCH}", f"train.epochs={EPOCHS}", "head.dropout=0.1")
@@ -37,26 +35,14 @@ print("rate", len(dense) * {EPOCHS} / (time.perf_counter() - began))
 """
 
 
-def main() -> None:
-    """Prints the medians and their ratio."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="a folder made by `dist-rec prepare criteo`")
-    parser.add_argument("--peer", type=Path, required=True, help="a folder that holds deepctr_torch")
-    parser.add_argument("--repeats", type=int, default=3, help="runs of each")
-    arguments = parser.parse_args()
-    data = arguments.data.resolve()
-    with tempfile.TemporaryDirectory() as temporary:
-        arrays = Path(temporary) / "train.npz"
-        np.savez(arrays, **training_arrays(data))
-        compare(
-            {
-                "deepctr-torch fp32": partial(peer_rate, PEER, arguments.peer, arrays),
-                "ours bf16": partial(our_rate, "deepfm_criteo", data, *SETTINGS),
-                "ours fp32": partial(our_rate, "deepfm_criteo", data, *SETTINGS, "train.precision=fp32"),
-            },
-            arguments.repeats,
-        )
+def rates(data: Path, peer: Path, arrays: Path) -> dict[str, Callable[[], float]]:
+    """What is measured."""
+    return {
+        "deepctr-torch fp32": partial(peer_rate, PEER, peer, arrays),
+        "ours bf16": partial(our_rate, "deepfm_criteo", data, *SETTINGS),
+        "ours fp32": partial(our_rate, "deepfm_criteo", data, *SETTINGS, "train.precision=fp32"),
+    }
 
 
 if __name__ == "__main__":
-    main()
+    beside(__doc__, rates)

@@ -8,13 +8,11 @@ which it draws negatives are left out. Ours streams from shards and draws negati
 examples: positives and negatives.
 """
 
-import argparse
-import tempfile
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-from side_by_side import compare, our_rate, peer_rate, training_arrays
+from side_by_side import beside, our_rate, peer_rate
 
 NEGATIVES = 4
 EXAMPLES = 2_000_000
@@ -49,26 +47,14 @@ def our_examples(data: Path, batch: int) -> float:
     return (1 + NEGATIVES) * our_rate("neumf_ml1m", data, *settings)
 
 
-def main() -> None:
-    """Prints the medians and their ratios."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="a folder made by `dist-rec prepare ratings`")
-    parser.add_argument("--peer", type=Path, required=True, help="a checkout of guoyang9/NCF")
-    parser.add_argument("--repeats", type=int, default=3, help="runs of each")
-    arguments = parser.parse_args()
-    data = arguments.data.resolve()
-    with tempfile.TemporaryDirectory() as temporary:
-        arrays = Path(temporary) / "train.npz"
-        np.savez(arrays, **training_arrays(data, ("user", "item")))
-        compare(
-            {
-                "NCF, batch 256": partial(peer_rate, PEER, arguments.peer, arrays, "256"),
-                "NCF, batch 20,480": partial(peer_rate, PEER, arguments.peer, arrays, "20480"),
-                "ours, batch 20,480": partial(our_examples, data, 20480),
-            },
-            arguments.repeats,
-        )
+def rates(data: Path, peer: Path, arrays: Path) -> dict[str, Callable[[], float]]:
+    """What is measured."""
+    return {
+        "NCF, batch 256": partial(peer_rate, PEER, peer, arrays, "256"),
+        "NCF, batch 20,480": partial(peer_rate, PEER, peer, arrays, "20480"),
+        "ours, batch 20,480": partial(our_examples, data, 20480),
+    }
 
 
 if __name__ == "__main__":
-    main()
+    beside(__doc__, rates, ("user", "item"))

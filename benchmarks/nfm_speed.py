@@ -8,13 +8,11 @@ whole: its loader, which makes one Python object a row, is left out. Ours stream
 config.
 """
 
-import argparse
-import tempfile
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-from side_by_side import compare, our_rate, peer_rate, training_arrays
+from side_by_side import beside, our_rate, peer_rate
 
 EPOCHS = 2
 SETTINGS = (f"train.epochs={EPOCHS}", "head.dim=64", "head.hidden=[64]")
@@ -41,27 +39,15 @@ print("rate", len(labels) * {EPOCHS} / (time.perf_counter() - began))
 """
 
 
-def main() -> None:
-    """Prints the medians and their ratios."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="a folder made by `dist-rec prepare libfm`")
-    parser.add_argument("--peer", type=Path, required=True, help="a checkout of guoyang9/NFM-pyorch")
-    parser.add_argument("--repeats", type=int, default=3, help="runs of each")
-    arguments = parser.parse_args()
-    data = arguments.data.resolve()
-    with tempfile.TemporaryDirectory() as temporary:
-        arrays = Path(temporary) / "train.npz"
-        np.savez(arrays, **training_arrays(data))
-        compare(
-            {
-                "NFM-pyorch, batch 128": partial(peer_rate, PEER, arguments.peer, arrays, "128"),
-                "NFM-pyorch, batch 512": partial(peer_rate, PEER, arguments.peer, arrays, "512"),
-                "ours, batch 128": partial(our_rate, "nfm_frappe", data, *SETTINGS, "train.batch=128"),
-                "ours, batch 512": partial(our_rate, "nfm_frappe", data, *SETTINGS, "train.batch=512"),
-            },
-            arguments.repeats,
-        )
+def rates(data: Path, peer: Path, arrays: Path) -> dict[str, Callable[[], float]]:
+    """What is measured."""
+    return {
+        "NFM-pyorch, batch 128": partial(peer_rate, PEER, peer, arrays, "128"),
+        "NFM-pyorch, batch 1,024": partial(peer_rate, PEER, peer, arrays, "1024"),
+        "ours, batch 128": partial(our_rate, "nfm_frappe", data, *SETTINGS, "train.batch=128"),
+        "ours, batch 1,024": partial(our_rate, "nfm_frappe", data, *SETTINGS),
+    }
 
 
 if __name__ == "__main__":
-    main()
+    beside(__doc__, rates)

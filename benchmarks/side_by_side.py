@@ -1,5 +1,6 @@
 """What the benchmarks beside a peer share: our rate, the peer's data, and medians of runs in turn."""
 
+import argparse
 import json
 import os
 import re
@@ -56,6 +57,30 @@ def peer_rate(script: str, folder: Path, *arguments: str | Path) -> float:
     if not found:
         sys.exit(f"the peer did not run:\n{run.stderr[-2000:]}")
     return float(found[1])
+
+
+def beside(
+    description: str | None,
+    rates: Callable[[Path, Path, Path], dict[str, Callable[[], float]]],
+    features: tuple[str, ...] | None = None,
+) -> None:
+    """The command of a benchmark beside a peer in Python.
+
+    Args:
+        description: for `--help`.
+        rates: of the prepared folder, the peer's folder and the file of `training_arrays`.
+        features: id columns of the arrays; all if nothing is said.
+    """
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="a folder made by `dist-rec prepare`")
+    parser.add_argument("--peer", type=Path, required=True, help="the folder of the peer's code")
+    parser.add_argument("--repeats", type=int, default=3, help="runs of each")
+    arguments = parser.parse_args()
+    data = arguments.data.resolve()
+    with tempfile.TemporaryDirectory() as temporary:
+        arrays = Path(temporary) / "train.npz"
+        np.savez(arrays, **training_arrays(data, features))
+        compare(rates(data, arguments.peer, arrays), arguments.repeats)
 
 
 def compare(rates: dict[str, Callable[[], float]], repeats: int) -> None:
