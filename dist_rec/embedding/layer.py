@@ -3,6 +3,8 @@
 The layer is built on the meta device and sharded by `dist_rec.embedding.sharding`.
 """
 
+from itertools import accumulate, pairwise
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -82,29 +84,68 @@ class _DropIds(nn.Module):
 class _Regroup(nn.Module):
     """Keyed tensors of sums → one [B, F, D] for each lookup.
 
-    Means are taken here, since TorchRec leaves the division out under some kinds of sharding. Columns are put together
-    by `torch.stack`: on CPUs TorchRec's `KTRegroupAsDict` copies row by row, which took most of a step.
+    Means are taken here, since TorchRec leaves the division out under some kinds of sharding. Columns that lie side by
+    side are viewed; others are put together by `torch.stack`: on CPUs TorchRec's `KTRegroupAsDict` copies row by row,
+    which took most of a step.
     """
 
     def __init__(self, lookups: tuple[Lookup, ...], keys: dict[tuple[str, str], str]) -> None:
         super().__init__()
         self._lookups, self._divisors = lookups, {"mean": JaggedTensor.lengths, "sqrtn": _norms}
         self._keys = {lookup.name: [keys[lookup.name, feature] for feature in lookup.features] for lookup in lookups}
+        self._first = {own[0]: name for name, own in self._keys.items()}
 
     def forward(
         self, found: list[KeyedTensor], labels_B: Tensor, ids: KeyedJaggedTensor, weighted_ids: KeyedJaggedTensor
     ) -> dict[str, Tensor]:
-        columns = {key: x_BD for keyed in found for key, x_BD in keyed.to_dict().items()}
+        columns: dict[str, Tensor] = {}
+        blocks: dict[str, Tensor] = {}
+        for keyed in found:
+            runs = self._runs(keyed.keys())
+            if runs is None:
+                columns |= keyed.to_dict()
+            else:
+                blocks |= zip(runs, _split(keyed, [len(self._keys[name]) for name in runs]), strict=True)
         rows, unweighted = len(labels_B), ids.keys()
         pooled = {}
         for lookup in self._lookups:
-            x_BFD = torch.stack([columns[key] for key in self._keys[lookup.name]], dim=1)[:rows, :, : lookup.dim]
+            x_BFD = blocks.get(lookup.name)
+            if x_BFD is None:
+                x_BFD = torch.stack([columns[key] for key in self._keys[lookup.name]], dim=1)
+            x_BFD = _narrow(x_BFD, rows, lookup.dim)
             if (divisor := self._divisors.get(lookup.pooling)) is not None:
                 bags = [(ids if name in unweighted else weighted_ids)[name] for name in lookup.features]
                 divisor_BF = torch.stack([divisor(bag)[:rows] for bag in bags], dim=1)
                 x_BFD = x_BFD / divisor_BF.masked_fill(divisor_BF == 0, 1).unsqueeze(2)
             pooled[lookup.name] = x_BFD
         return pooled
+
+    def _runs(self, keys: list[str]) -> list[str] | None:
+        """The lookups whose keys, one lookup's after the other's, are these; None if they lie otherwise."""
+        runs, start = [], 0
+        while start < len(keys):
+            name = self._first.get(keys[start])
+            if name is None or keys[start : start + len(self._keys[name])] != self._keys[name]:
+                return None
+            runs.append(name)
+            start += len(self._keys[name])
+        return runs
+
+
+def _split(keyed: KeyedTensor, features: list[int]) -> list[Tensor]:
+    """Runs of so many features each, as views [P, F, D]; a split's gradient is one copy, a slice's zeros and a copy."""
+    ends = [0, *accumulate(features)]
+    offsets = keyed.offset_per_key()
+    widths = [offsets[stop] - offsets[start] for start, stop in pairwise(ends)]
+    parts = keyed.values().split(widths, dim=1) if len(widths) > 1 else [keyed.values()]
+    return [part.unflatten(1, (count, -1)) for part, count in zip(parts, features, strict=True)]
+
+
+def _narrow(x_PFD: Tensor, rows: int, dim: int) -> Tensor:
+    """The first rows and columns, [B, F, D]; no slice, whose gradient costs two copies, where all are taken."""
+    if len(x_PFD) > rows:
+        x_PFD = x_PFD[:rows]
+    return x_PFD[:, :, :dim] if x_PFD.shape[2] > dim else x_PFD
 
 
 class _Split(nn.Module):
