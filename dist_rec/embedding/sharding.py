@@ -110,7 +110,10 @@ def shard(
     for path, catalog in _catalogs(model):
         plan.plan[path] = _by_rows(catalog, cluster)
     sharders = [*LOOKUP_SHARDERS, CATALOG_SHARDER]
-    sharded = DistributedModelParallel(model, device=cluster.device, plan=plan, sharders=sharders)
+    # Alone, DDP would copy gradients to its buckets and back for nobody.
+    sharded = DistributedModelParallel(
+        model, device=cluster.device, plan=plan, sharders=sharders, init_data_parallel=cluster.world > 1
+    )
     for name, weights in local_shards(sharded.state_dict()):
         if table_name(name) in by_name:
             by_name[table_name(name)].initialise(weights.tensor, seed, weights.row, weights.column)
