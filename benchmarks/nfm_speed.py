@@ -43,9 +43,9 @@ def rates(data: Path, peer: Path, arrays: Path) -> dict[str, Callable[[], float]
     """What is measured."""
     return {
         "NFM-pyorch, batch 128": partial(peer_rate, PEER, peer, arrays, "128"),
-        "NFM-pyorch, batch 2,048": partial(peer_rate, PEER, peer, arrays, "2048"),
+        "NFM-pyorch, batch 1,024": partial(peer_rate, PEER, peer, arrays, "1024"),
         "ours, batch 128": partial(our_rate, "nfm_frappe", data, *SETTINGS, "train.batch=128"),
-        "ours, batch 2,048": partial(our_rate, "nfm_frappe", data, *SETTINGS),
+        "ours, batch 1,024": partial(our_rate, "nfm_frappe", data, *SETTINGS),
     }
 
 

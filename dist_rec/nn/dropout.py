@@ -15,8 +15,8 @@ class Dropout(nn.Module):
     """Drops units in training; any shape.
 
     Args:
-        p: probability that a unit is dropped. On CPUs it is rounded so that 1 / (1 - p), by which the others are scaled,
-            is a number of the input's type: .1 to .0986 in bfloat16. So a unit's mean stays what it is.
+        p: probability that a unit is dropped. On CPUs it is rounded so that 1 / (1 - p), by which others are scaled, is a
+            number of the input's type, and a unit's mean stays what it is: .1 becomes .0986 in bfloat16.
     """
 
     def __init__(self, p: float) -> None:
