@@ -15,8 +15,8 @@ class Dropout(nn.Module):
     """Drops units in training; any shape.
 
     Args:
-        p: probability that a unit is dropped. On CPUs it is rounded so that 1 / (1 - p), by which others are scaled, is a
-            number of the input's type, and a unit's mean stays what it is: .1 becomes .0986 in bfloat16.
+        p: probability that a unit is dropped. On CPUs it is rounded so that 1 / (1 - p), by which others are scaled, is
+            a number of the input's type, and a unit's mean stays what it is: .1 becomes .0986 in bfloat16.
     """
 
     def __init__(self, p: float) -> None:
