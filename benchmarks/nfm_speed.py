@@ -14,7 +14,7 @@ from pathlib import Path
 
 from side_by_side import beside, our_rate, peer_rate
 
-EPOCHS = 2
+EPOCHS = 4
 SETTINGS = (f"train.epochs={EPOCHS}", "head.dim=64", "head.hidden=[64]")
 PEER = f"""
 import sys, time
