@@ -56,13 +56,13 @@ class Implicit(task.PairTask):
 
     best = ("ndcg@10", max)
 
-    def columns(self, split: str) -> tuple[str, ...]:
+    def columns(self, training: bool) -> tuple[str, ...]:
         """User and item, and the candidates in evaluation."""
-        return (USER, ITEM) if split == "train" else (USER, ITEM, CANDIDATES)
+        return (USER, ITEM) if training else (USER, ITEM, CANDIDATES)
 
-    def expand(self, dataset: Dataset, split: str, seed: int) -> task.Expand:
+    def expand(self, dataset: Dataset, training: bool, seed: int) -> task.Expand:
         """Groups."""
-        if split != "train":
+        if not training:
             return lambda batch, step: _with_candidates(batch, self.config.candidates)
         negatives = Negatives.of(dataset, seed, self.config.by, self.config.alpha)
         return lambda batch, step: _with_negatives(batch, step, negatives, self.config.negatives)
@@ -101,6 +101,8 @@ def _with_candidates(batch: Batch, num: int) -> Batch:
     candidates = batch.ids[CANDIDATES]
     lengths_B = candidates.lengths()[: len(batch.labels)]
     most = int(lengths_B.max()) if len(lengths_B) else 0
+    if len(lengths_B) and not most:
+        raise UserError("rows without candidates cannot be ranked: evaluate a split that has some, such as test")
     if most > num:
         raise UserError(f"a row has {most} candidates; set task.candidates to at least that many")
     there_BN = torch.arange(num) < lengths_B.unsqueeze(1)

@@ -55,12 +55,12 @@ class Task(ABC):
     def metrics(self, device: torch.device) -> Metrics:
         """New, empty metrics."""
 
-    def columns(self, split: str) -> tuple[str, ...]:
-        """Id columns that the task reads of a split, beside the head's."""
+    def columns(self, training: bool) -> tuple[str, ...]:
+        """Id columns that the task reads in training or in evaluation, beside the head's."""
         return ()
 
-    def expand(self, dataset: Dataset, split: str, seed: int) -> Expand | None:
-        """What becomes of the batches of a split before the model sees them."""
+    def expand(self, dataset: Dataset, training: bool, seed: int) -> Expand | None:
+        """What becomes of the batches of training or evaluation before the model sees them."""
         return None
 
 

@@ -30,7 +30,7 @@ class TopN(task.CatalogTask):
 
     best = ("ndcg@100", max)
 
-    def columns(self, split: str) -> tuple[str, ...]:
+    def columns(self, training: bool) -> tuple[str, ...]:
         """The seen items."""
         return (self.config.seen,)
 

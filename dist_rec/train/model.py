@@ -47,13 +47,13 @@ def parts_of(config: RunConfig, manifest: Manifest) -> Parts:
     )
 
 
-def features_of(config: RunConfig, manifest: Manifest, split: str) -> tuple[str, ...]:
-    """The id columns that head and task read of a split."""
+def features_of(config: RunConfig, manifest: Manifest, training: bool) -> tuple[str, ...]:
+    """The id columns that head and task read."""
     parts = parts_of(config, manifest)
     features = [feature for lookup in parts.lookups for feature in lookup.features]
     if parts.catalog is not None:
         features.append(parts.catalog.feature)
-    return tuple(dict.fromkeys([*features, *config.build_task().columns(split)]))
+    return tuple(dict.fromkeys([*features, *config.build_task().columns(training)]))
 
 
 def build_model(config: RunConfig, manifest: Manifest, process: Process) -> DistributedModelParallel:

@@ -64,10 +64,10 @@ def score_split(run: Path, data: Path | None, split: str, checkpoint: str, proce
         split,
         config.data,
         batch=config.train.eval_batch,
-        features=features_of(config, dataset.manifest, split),
+        features=features_of(config, dataset.manifest, training=False),
         rank=process.rank,
         world=process.world,
         shuffle=False,
-        expand=task.expand(scored, split, config.seed),
+        expand=task.expand(scored, training=False, seed=config.seed),
     )
     return evaluate(model, loader, task, process)

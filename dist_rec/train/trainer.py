@@ -219,12 +219,12 @@ class Trainer:
             split,
             config.data,
             batch=config.train.batch if training else config.train.eval_batch,
-            features=features_of(config, self.dataset.manifest, split),
+            features=features_of(config, self.dataset.manifest, training),
             rank=self.process.rank,
             world=self.process.world,
             seed=config.seed,
             shuffle=training,
-            expand=self.task.expand(self.dataset, split, config.seed),
+            expand=self.task.expand(self.dataset, training, config.seed),
         )
 
     @property

@@ -95,7 +95,7 @@ def scores_as_the_task_implicit(data: Path) -> dict[str, float]:
     scores_UI = torch.from_numpy(seen_UI @ similarity_by_hand(seen_UI, None, 0.0)).float()
     task = Implicit(Implicit.Config(candidates=5))
     metrics = task.metrics(torch.device("cpu"))
-    for batch in batches(dataset, ("user", "item", "candidates"), expand=task.expand(dataset, "test", 0)):
+    for batch in batches(dataset, ("user", "item", "candidates"), expand=task.expand(dataset, False, 0)):
         scores_B = scores_UI[batch.ids["user"].values(), batch.ids["item"].values()]
         metrics.update(*task.evidence(scores_B, batch.labels, batch.weights))
     return metrics.compute()

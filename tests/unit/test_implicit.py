@@ -1,10 +1,13 @@
 """Implicit feedback: groups of a positive and others, and what is made of their scores."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 import torch
 from torch.nn import functional
 
+from dist_rec.core.batch import Batch
 from dist_rec.core.errors import UserError
 from dist_rec.data.loader import Loader, LoaderConfig
 from dist_rec.data.prepare import ratings
@@ -33,14 +36,20 @@ def batches(dataset: Dataset, task: Implicit, split: str, rank: int = 0, world: 
         split,
         LoaderConfig(path=dataset.path),
         batch=16,
-        features=task.columns(split),
+        features=task.columns(split == "train"),
         rank=rank,
         world=world,
         seed=3,
         shuffle=split == "train",
-        expand=task.expand(dataset, split, seed=3),
+        expand=task.expand(dataset, split == "train", seed=3),
     )
     return list(loader.batches(0, 2 * loader.steps_per_epoch))
+
+
+def unexpanded(dataset: Dataset, task: Implicit) -> Iterator[Batch]:
+    """Training rows as an evaluation reads them: none has candidates."""
+    config = LoaderConfig(path=dataset.path)
+    return Loader(dataset, "train", config, batch=16, features=task.columns(False)).batches(0, 1)
 
 
 def pairs(batch: object, members: int) -> torch.Tensor:
@@ -87,6 +96,8 @@ def test_fewer_candidates_do_not_count(dataset: Dataset) -> None:
         assert not rank_B.any() and (targets_B == 1).all() and (members_B == 1 + CANDIDATES).all()
         rank_B, _, _ = task.evidence(torch.arange(len(batch.labels)).float(), batch.labels, batch.weights)
         assert (rank_B == CANDIDATES).all()
+    with pytest.raises(UserError, match="rows without candidates cannot be ranked"):
+        task.expand(dataset, False, 3)(next(iter(unexpanded(dataset, task))), 0)
     with pytest.raises(UserError, match=r"a row has 5 candidates; set task\.candidates"):
         batches(dataset, Implicit(Implicit.Config(candidates=4)), "test")
 
