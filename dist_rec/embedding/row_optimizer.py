@@ -20,7 +20,6 @@ import torch.distributed as dist
 from fbgemm_gpu.split_embedding_configs import EmbOptimType
 from fbgemm_gpu.split_table_batched_embeddings_ops_common import PoolingMode
 from torch import Tensor, nn
-from torch.nn import functional
 from torchrec.distributed.batched_embedding_kernel import BatchedFusedEmbedding, BatchedFusedEmbeddingBag
 from torchrec.distributed.embedding_types import ShardedEmbeddingModule
 from torchrec.distributed.types import Shard, ShardedTensor
@@ -28,7 +27,7 @@ from torchrec.optim import SGD, RowWiseAdagrad
 from torchrec.optim.keyed import KeyedOptimizer
 
 from dist_rec.embedding.catalog import ShardedCatalog
-from dist_rec.embedding.row_rules import RowUpdate, row_rule, rule_of
+from dist_rec.embedding.row_rules import RowUpdate, row_gradients, row_rule, rule_of
 from dist_rec.embedding.tables import EmbeddingConfig, EmbeddingTable
 
 Kernel: TypeAlias = BatchedFusedEmbedding | BatchedFusedEmbeddingBag
@@ -169,29 +168,6 @@ class _RowTables:
         self._gradients = []
         for _, catalog in self._tied:
             catalog.take_tied_gradient()
-
-
-def row_gradients(
-    rows_V: Tensor, places_V: Tensor, gradient: Tensor, factors_V: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
-    """Sums of the gradients of what was looked up, by row.
-
-    Args:
-        rows_V: the row that each of V lookups read.
-        places_V: the row of `gradient` that it went to.
-        gradient: [P, D].
-        factors_V: what it was multiplied by.
-
-    Returns:
-        The different rows, ascending, [U], and their gradients, [U, D].
-    """
-    rows_V, order_V = rows_V.sort(stable=True)
-    rows_U, counts_U = rows_V.unique_consecutive(return_counts=True)
-    factors_V = None if factors_V is None else factors_V[order_V]
-    starts_U = counts_U.cumsum(0) - counts_U
-    return rows_U, functional.embedding_bag(
-        places_V[order_V], gradient, starts_U, mode="sum", per_sample_weights=factors_V
-    )
 
 
 def _by_row(gradient: Tensor) -> tuple[Tensor, Tensor]:

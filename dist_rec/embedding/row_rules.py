@@ -3,7 +3,7 @@
 Only rows that the batch looked up are touched ("lazy" updates): the moments of the others do not decay and L2 does not
 shrink them, unlike under `torch.optim.Adam` and its like, which move every row in every step.
 
-Shapes: R rows of a matrix, U of them touched, D columns.
+Shapes: R rows of a matrix, U of them touched, D columns, V lookups.
 """
 
 import math
@@ -13,6 +13,7 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from dist_rec.embedding.tables import TableSettings
 
@@ -134,6 +135,29 @@ class FTRL(RowRule):
         curvature = n_UD.sqrt().add_(self.beta).div_(lr).add_(self.l2)
         z_UD.masked_fill_(w_UD != 0, 0).addcmul_(curvature, w_UD, value=-1).sub_(w_UD.sign(), alpha=self.l1).add_(g_UD)
         w_UD.copy_(z_UD).clamp_(-self.l1, self.l1).sub_(z_UD).div_(curvature)
+
+
+def row_gradients(
+    rows_V: Tensor, places_V: Tensor, gradient: Tensor, factors_V: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Sums of the gradients of what was looked up, by row.
+
+    Args:
+        rows_V: the row that each of V lookups read.
+        places_V: the row of `gradient` that it went to.
+        gradient: [P, D].
+        factors_V: what it was multiplied by.
+
+    Returns:
+        The different rows, ascending, [U], and their gradients, [U, D].
+    """
+    rows_V, order_V = rows_V.sort(stable=True)
+    rows_U, counts_U = rows_V.unique_consecutive(return_counts=True)
+    factors_V = None if factors_V is None else factors_V[order_V]
+    starts_U = counts_U.cumsum(0) - counts_U
+    return rows_U, functional.embedding_bag(
+        places_V[order_V], gradient, starts_U, mode="sum", per_sample_weights=factors_V
+    )
 
 
 @dataclass(frozen=True)

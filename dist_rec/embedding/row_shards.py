@@ -132,7 +132,8 @@ class _Update:
         matrices, step = [self.parameter, *self._state], int(self._step)
         if gradient.is_sparse:
             gradient = gradient.coalesce()
-            mean_UD = gradient.values().div_(dist.get_world_size())
-            self._update.rows(matrices, gradient.indices()[0], mean_UD, lr, step)
-        else:
-            self._update.all_rows(matrices, gradient.div_(dist.get_world_size()), lr, step)
+            rows_U, gradient = gradient.indices()[0], gradient.values()
+            if len(rows_U) < len(self.parameter):
+                self._update.rows(matrices, rows_U, gradient.div_(dist.get_world_size()), lr, step)
+                return
+        self._update.all_rows(matrices, gradient.div_(dist.get_world_size()), lr, step)

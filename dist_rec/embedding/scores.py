@@ -21,11 +21,10 @@ from torch.nn import functional
 from torchrec.sparse.jagged_tensor import JaggedTensor
 
 from dist_rec.core.collective import Gathered, gather_over_processes, logsumexp_over_processes, sum_over_processes
+from dist_rec.embedding.pairs import QueryRows, score_pairs, sum_rows
 
 # Numbers in a chunk of the matrix of scores, 16 MiB.
 CHUNK = 1 << 22
-# Pairs scored at a time.
-PAIRS = 1 << 12
 
 
 class Reduction(NamedTuple):
@@ -185,16 +184,15 @@ class CatalogScores:
 
     def of_gathered(self, pairs: Pairs) -> Tensor:
         """Scores of the pairs of all processes."""
-        (here_U,) = self.shard.holds(pairs.id_V).nonzero(as_tuple=True)
-        # Few at a time stay in the cache, ten times as fast; but each part would add up its own gradient of the rows.
-        size = max(1, len(here_U)) if torch.is_grad_enabled() else PAIRS
-        score_U = torch.cat([self._of_part(pairs, part) for part in here_U.split(size)])
+        here_U, here = self._here(pairs)
+        score_U = score_pairs(here, self.queries.rows, self.shard.weight, self.shard.bias)
         return sum_over_processes(score_U.new_zeros(len(pairs.id_V)).index_copy(0, here_U, score_U))
 
-    def _of_part(self, pairs: Pairs, part_U: Tensor) -> Tensor:
-        weight_UD, bias_U1 = self.shard.lookup(pairs.id_V[part_U])
-        queries_UD = self.queries.rows.index_select(0, pairs.query_V[part_U])
-        return (queries_UD * weight_UD).sum(1) + bias_U1.squeeze(1)
+    def _here(self, pairs: Pairs) -> tuple[Tensor, QueryRows]:
+        """Which of the pairs meet in this process's rows, and they."""
+        (here_U,) = self.shard.holds(pairs.id_V).nonzero(as_tuple=True)
+        row_U = pairs.id_V[here_U] - self.shard.start
+        return here_U, QueryRows(pairs.query_V[here_U], row_U, len(self.queries.rows))
 
     def of_rows(self, ids_S: Tensor) -> Tensor:
         """Scores of rows that are the same for all queries, [B, S]; the rows come here, S × D numbers.
@@ -209,18 +207,16 @@ class CatalogScores:
 
     def pooled(self, ids: JaggedTensor) -> Tensor:
         """Sum of the weights of the rows that are named for each query, [B, D]; `ids` as of `of_pairs`."""
-        return self._sum_by_query(ids, lambda id_U: self.shard.lookup(id_U)[0])
+        return self._sum_by_query(ids, self.shard.weight)
 
     def pooled_biases(self, ids: JaggedTensor) -> Tensor:
         """Sum of their biases, [B]."""
-        return self._sum_by_query(ids, lambda id_U: self.shard.lookup(id_U)[1]).squeeze(1)
+        assert self.shard.bias is not None
+        return self._sum_by_query(ids, self.shard.bias).squeeze(1)
 
-    def _sum_by_query(self, ids: JaggedTensor, lookup: Callable[[Tensor], Tensor]) -> Tensor:
-        pairs = self.gather_pairs(ids)
-        (here_U,) = self.shard.holds(pairs.id_V).nonzero(as_tuple=True)
-        row_UE = lookup(pairs.id_V[here_U])
-        zeros_GE = row_UE.new_zeros(len(self.queries.rows), row_UE.shape[1])
-        return self.queries.own(sum_over_processes(zeros_GE.index_add(0, pairs.query_V[here_U], row_UE)))
+    def _sum_by_query(self, ids: JaggedTensor, rows_RD: Tensor) -> Tensor:
+        _, here = self._here(self.gather_pairs(ids))
+        return self.queries.own(sum_over_processes(sum_rows(here, rows_RD)))
 
     def query_of(self, ids: JaggedTensor) -> Tensor:
         """The query, among this process's, that each of V ids belongs to."""

@@ -7,8 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from dist_rec.embedding.row_optimizer import row_gradients
-from dist_rec.embedding.row_rules import FTRL, SGD, Adagrad, Adam, RowRule, RowWiseAdagrad
+from dist_rec.embedding.row_rules import FTRL, SGD, Adagrad, Adam, RowRule, RowWiseAdagrad, row_gradients
 
 ROWS, DIM, STEPS, LR = 9, 4, 12, 0.05
 RULES: list[RowRule] = [SGD(), Adagrad(1e-6), RowWiseAdagrad(1e-6), Adam(0.9, 0.99, 1e-6), FTRL(0.1, 0.2, 1.0)]
