@@ -14,6 +14,7 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
     "din": [ITEMS],
     "dlrm": [{}, {"interaction": "dcn"}],
     "finalmlp": [{}, {"first_context": ["user"], "second_context": ["item", "tags"]}],
+    "llorma": [{"dim": 4, "anchors": 3, "rank": 4}],
     "masknet": [{"structure": "serial"}, {"structure": "parallel"}],
     "mf": [{}, {"biases": False}],
     "neumf": [{}, {"parts": "gmf"}, {"parts": "mlp"}],

@@ -10,8 +10,9 @@ Shapes: B rows, N dense features, F features of a lookup, D embedding dimension,
 import importlib
 import pkgutil
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, TypeAlias
 
 from torch import Tensor, nn
 
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from dist_rec.embedding.scores import CatalogScores
 
 BUILT_IN = "dist_rec.heads"
+TableRows: TypeAlias = Callable[[str, Tensor], Tensor]
+"""Rows of a table, `lookup/table`, by their numbers, [rows, dim], from wherever they are; called by all processes."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,15 @@ class Inputs:
     sequences: dict[str, dict[str, Sequence]] = field(default_factory=dict)
     """For each lookup without pooling, its features' sequences."""
 
+    def double(self) -> "Inputs":
+        """The same in float64."""
+        pooled = {name: value.double() for name, value in self.pooled.items()}
+        sequences = {
+            name: {key: Sequence(x.values.double(), x.lengths) for key, x in features.items()}
+            for name, features in self.sequences.items()
+        }
+        return Inputs(self.dense.double(), pooled, sequences)
+
 
 class Head(nn.Module, ABC):
     """Base class of the recommenders.
@@ -104,11 +116,12 @@ class Head(nn.Module, ABC):
     def forward(self, inputs: Inputs) -> Any:
         """Scores of the rows, [B]: logits for the click task, ratings for the rating task."""
 
-    def adopt(self, pretrained: list[dict[str, Tensor]]) -> None:
+    def adopt(self, pretrained: list[dict[str, Tensor]], rows: TableRows) -> None:
         """Takes parameters of heads that were trained before; here those of the same name, later ones over earlier.
 
         Args:
             pretrained: for each of the runs, the state of its head.
+            rows: what the tables of this head's lookups have adopted.
 
         Raises:
             UserError: if a parameter has another shape.

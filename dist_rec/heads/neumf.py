@@ -59,11 +59,12 @@ class NeuMF(head.Head):
             factors.append(self.deep(inputs.pooled["mlp"].flatten(1)))
         return self.last(torch.cat(factors, dim=1)).squeeze(1)
 
-    def adopt(self, pretrained: list[dict[str, Tensor]]) -> None:
+    def adopt(self, pretrained: list[dict[str, Tensor]], rows: head.TableRows) -> None:
         """As every head; of a GMF and an MLP, in this order, the last layers are joined by equation 13."""
         if len(pretrained) != 2:
-            return super().adopt(pretrained)
-        super().adopt([{name: state[name] for name in state if not name.startswith("last.")} for state in pretrained])
+            return super().adopt(pretrained, rows)
+        inner = [{name: state[name] for name in state if not name.startswith("last.")} for state in pretrained]
+        super().adopt(inner, rows)
         parts = zip((self.tradeoff, 1 - self.tradeoff), pretrained, strict=True)
         scaled = [(share * state["last.weight"], share * state["last.bias"]) for share, state in parts]
         with torch.no_grad():

@@ -84,7 +84,7 @@ class VAE(head.CatalogHead):
         code_BE = self.encoder(inputs.pooled["encoder"].squeeze(1) + self.bias)
         if not self.config.variational:
             return head.Query(self.decoder(code_BE.tanh()))
-        mean_BL, log_variance_BL = code_BE.float().chunk(2, dim=1)
+        mean_BL, log_variance_BL = code_BE.to(self.bias.dtype).chunk(2, dim=1)
         if not self.training:
             return head.Query(self.decoder(mean_BL))
         z_BL = mean_BL + torch.randn_like(mean_BL) * (log_variance_BL / 2).exp()

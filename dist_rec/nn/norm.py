@@ -34,9 +34,9 @@ class BatchNorm(nn.Module):
         self.momentum, self.eps = momentum, eps
 
     def forward(self, x_BC: Tensor) -> Tensor:
-        """[B, C] → [B, C] of the same type; computed in float32."""
+        """[B, C] → [B, C] of the same type; computed in that of its parameters."""
         with torch.autocast(x_BC.device.type, enabled=False):
-            x = x_BC.float()
+            x = x_BC.to(self.weight.dtype)
             mean, var = self._statistics(x) if self.training else (self.running_mean, self.running_var)
             scale = self.weight * (var + self.eps).rsqrt()
             return torch.addcmul(self.bias - mean * scale, x, scale).to(x_BC.dtype)

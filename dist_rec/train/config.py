@@ -61,8 +61,10 @@ class TrainConfig(Config):
     """Rows of a global batch in evaluation."""
     patience: int | None = Field(None, gt=0)
     """Stop after this many evaluations without a better score; not set: never."""
-    precision: Literal["bf16", "fp32"] = "bf16"
-    """Of the dense part's matrix products; parameters, embeddings and sums stay float32."""
+    precision: Literal["bf16", "fp32", "fp64"] = "bf16"
+    """Of the dense part. bf16: its matrix products alone; parameters and sums are float32, as embeddings always are.
+    fp64: all of it, so that rounding does not tell a run on other processes from this one; takes twice as long as fp32.
+    """
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto takes the GPU where there is one."""
     on_nonfinite: Literal["error", "skip"] = "error"

@@ -1,8 +1,10 @@
 """Starting from runs that were trained before: tables by their names, and what the head makes of other heads."""
 
+from functools import partial
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import Tensor
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
@@ -35,7 +37,8 @@ def start_from(model: DistributedModelParallel, runs: tuple[str, ...], process: 
         path = Path(run, "checkpoints", f"step_{checkpoints.find('best'):08d}")
         checkpoints.close()
         adopted.append(_load(model, path, run))
-    head.adopt(adopted)
+    with torch.no_grad():
+        head.adopt(adopted, partial(_rows, model))
 
 
 def _load(model: DistributedModelParallel, path: Path, run: str) -> dict[str, Tensor]:
@@ -61,3 +64,17 @@ def _load(model: DistributedModelParallel, path: Path, run: str) -> dict[str, Te
     }
     dcp.load({**tables, **head}, storage_reader=reader)
     return {name.split(".head.", 1)[1]: value for name, value in head.items()}
+
+
+def _rows(model: DistributedModelParallel, table: str, ids: Tensor) -> Tensor:
+    """Rows of a sharded table, put together from all processes; see `TableRows`."""
+    (weights,) = (value for name, value in state_of(model, None).items() if name.endswith(f".{table}.weight"))
+    if isinstance(weights, Tensor):
+        return weights[ids]
+    found = torch.zeros(len(ids), weights.size(1), device=next(model.parameters()).device)
+    for shard in weights.local_shards():
+        (row, column), (height, width) = shard.metadata.shard_offsets, shard.metadata.shard_sizes
+        here = (ids >= row) & (ids < row + height)
+        found[here, column : column + width] = shard.tensor[ids[here] - row]
+    dist.all_reduce(found)
+    return found

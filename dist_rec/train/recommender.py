@@ -5,7 +5,7 @@ TorchRec's pipeline traces the two recommenders and takes what holds no table as
 Shapes: B rows of this process.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -29,23 +29,35 @@ class Output(NamedTuple):
     """For the metrics, in evaluation."""
 
 
-class Objective(nn.Module):
-    """Head and loss, in mixed precision."""
+class Precise(nn.Module):
+    """A head that computes in the precision of the config."""
+
+    def __init__(self, head: Head, config: TrainConfig, device: torch.device) -> None:
+        super().__init__()
+        self._bf16, self._fp64 = config.precision == "bf16", config.precision == "fp64"
+        self._device_type = device.type
+        self.head = head.double() if self._fp64 else head
+
+    def compute(self, inputs: Inputs) -> Any:
+        """What the head makes of the inputs."""
+        with torch.autocast(self._device_type, torch.bfloat16, enabled=self._bf16):
+            return self.head(inputs.double() if self._fp64 else inputs)
+
+
+class Objective(Precise):
+    """Head and loss."""
 
     def __init__(self, head: Head, task: PairTask, config: TrainConfig, device: torch.device) -> None:
-        super().__init__()
-        self.head = head
+        super().__init__(head, config, device)
         self._task = task
-        self._device_type, self._bf16 = device.type, config.precision == "bf16"
 
     def forward(self, inputs: Inputs, labels_B: Tensor, weights_B: Tensor, scale: Tensor) -> tuple[Tensor, Output]:
         """Loss to differentiate, and what it came from."""
-        with torch.autocast(self._device_type, torch.bfloat16, enabled=self._bf16):
-            scores_B = self.head(inputs)
-        scores_B = scores_B.float()
+        scores_B = self.compute(inputs)
+        scores_B = scores_B.to(torch.promote_types(scores_B.dtype, torch.float32))
         if not self.training:
-            return scale * 0, Output(scale * 0, self._task.evidence(scores_B, labels_B, weights_B))
-        loss = self._task.loss_sum(scores_B, labels_B, weights_B) * scale
+            return scale * 0, Output(scale * 0, self._task.evidence(scores_B.float(), labels_B, weights_B))
+        loss = self._task.loss_sum(scores_B, labels_B.to(scores_B.dtype), weights_B) * scale
         return loss, Output(loss.detach(), ())
 
 
@@ -62,18 +74,12 @@ class Recommender(nn.Module):
         return self.objective(self.embeddings(batch), batch.labels, batch.weights, batch.scale)
 
 
-class Encoder(nn.Module):
-    """The head of a catalog, in mixed precision."""
-
-    def __init__(self, head: CatalogHead, config: TrainConfig, device: torch.device) -> None:
-        super().__init__()
-        self.head = head
-        self._device_type, self._bf16 = device.type, config.precision == "bf16"
+class Encoder(Precise):
+    """The head of a catalog."""
 
     def forward(self, inputs: Inputs) -> Query:
         """The queries."""
-        with torch.autocast(self._device_type, torch.bfloat16, enabled=self._bf16):
-            return self.head(inputs)
+        return self.compute(inputs)
 
 
 class CatalogObjective(nn.Module):
@@ -92,7 +98,7 @@ class CatalogObjective(nn.Module):
             return batch.scale * 0, Output(batch.scale * 0, evidence)
         loss_B = head.loss(scores, targets)
         if query.penalty is not None:
-            loss_B = loss_B + query.penalty.float()
+            loss_B = loss_B + query.penalty
         loss = (loss_B * batch.weights).sum() * batch.scale
         return loss, Output(loss.detach(), ())
 

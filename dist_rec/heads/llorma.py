@@ -1,0 +1,75 @@
+"""LLORMA: Lee et al. 2013, "Local Low-Rank Matrix Approximation"; trained jointly as in Lee et al. 2016 (section 5.2).
+
+A rating is the mean of local models, low-rank products p_t·q_t with an anchor each: a user and an item. A model counts
+the more the nearer the rating's user and item are to its anchor: w_t is the product of two Epanechnikov kernels of the
+angles between their factors and the anchor's, those of a matrix factorisation that was trained before
+(`pretrained.runs` = a run of head `mf` without biases). That factorisation is one more model with weight 1 everywhere,
+where the papers fall back on it only without an anchor nearby. Without a run to start from all weights are 1.
+
+Shapes: B rows, F = 2 features (user and item), A anchors, G global factors, L local factors.
+"""
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional
+
+from dist_rec.core import config, head
+from dist_rec.core.schema import Manifest
+from dist_rec.nn.fields import id_features
+
+PAIR = ("user", "item")
+
+
+class LLORMA(head.Head):
+    """Local factorisations around anchors."""
+
+    class Config(config.Config):
+        """Sizes of the model."""
+
+        dim: int = Field(64, gt=0)
+        """Factors of the matrix factorisation that distances are measured in, G."""
+        anchors: int = Field(30, gt=0)
+        """Local models, A."""
+        rank: int = Field(10, gt=0)
+        """Factors of a user or an item in each, L."""
+        bandwidth: float = Field(0.8, gt=0)
+        """Angle from which on a model does not count, in radians."""
+
+    anchors_FAG: Tensor
+
+    @classmethod
+    def lookups(cls, config: Config, manifest: Manifest) -> tuple[head.Lookup, ...]:
+        """Global factors, under the name that head `mf` gives them, and local ones."""
+        pair = id_features(manifest, PAIR)
+        return head.Lookup("factors", pair, config.dim), head.Lookup("local", pair, config.anchors * config.rank)
+
+    def __init__(self, config: Config, manifest: Manifest) -> None:
+        super().__init__(config, manifest)
+        self.config = config
+        self.tables = [(f"factors/{manifest.column(name).table}", manifest.rows_of(name)) for name in PAIR]
+        self.register_buffer("anchors_FAG", torch.zeros(len(PAIR), config.anchors, config.dim))
+
+    def forward(self, inputs: head.Inputs) -> Tensor:
+        """Ratings, [B]."""
+        factors_BFG = inputs.pooled["factors"]
+        local_BA = inputs.pooled["local"].prod(1).unflatten(1, (self.config.anchors, -1)).sum(2)
+        weight_BA = self._kernel(factors_BFG.detach())
+        total_B = factors_BFG.prod(1).sum(1) + (weight_BA * local_BA).sum(1)
+        return total_B / (1 + weight_BA.sum(1))
+
+    def _kernel(self, factors_BFG: Tensor) -> Tensor:
+        """K of each row and anchor, [B, A]."""
+        unit_FBG = functional.normalize(factors_BFG.float().transpose(0, 1), dim=2)
+        cosine_FBA = unit_FBG @ self.anchors_FAG.transpose(1, 2)
+        scaled_FBA = cosine_FBA.clamp(-1, 1).acos() / self.config.bandwidth
+        known = self.anchors_FAG.any()
+        return torch.where(known, (1 - scaled_FBA.square()).clamp(min=0).prod(0), 1.0)
+
+    def adopt(self, pretrained: list[dict[str, Tensor]], rows: head.TableRows) -> None:
+        """As every head; draws the anchors from the ids, more often small ones: those with the most ratings."""
+        super().adopt(pretrained, rows)
+        generator = torch.Generator().manual_seed(0)
+        for own_AG, (table, count) in zip(self.anchors_FAG, self.tables, strict=True):
+            drawn_A = torch.rand(len(own_AG), generator=generator).square() * (count - 1)
+            own_AG.copy_(functional.normalize(rows(table, 1 + drawn_A.long()), dim=1))
