@@ -1,10 +1,11 @@
 """LLORMA: Lee et al. 2013, "Local Low-Rank Matrix Approximation"; trained jointly as in Lee et al. 2016 (section 5.2).
 
-A rating is the mean of local models, low-rank products p_t·q_t with an anchor each: a user and an item. A model counts
-the more the nearer the rating's user and item are to its anchor: w_t is the product of two Epanechnikov kernels of the
-angles between their factors and the anchor's, those of a matrix factorisation that was trained before
-(`pretrained.runs` = a run of head `mf` without biases). That factorisation is one more model with weight 1 everywhere,
-where the papers fall back on it only without an anchor nearby. Without a run to start from all weights are 1.
+A rating is the mean of local models with an anchor each, a user and an item. A model counts the more the nearer the
+rating's user and item are to its anchor: w_t is the product of two Epanechnikov kernels of the angles between their
+factors and the anchor's, those of a matrix factorisation that was trained before (`pretrained.runs` = a run of head
+`mf` without biases). Where the papers train each local model from nothing, and fall back on the global one without an
+anchor nearby, here it is the global one plus a low-rank product p_t·q_t, and the global one counts everywhere with
+weight 1. Without a run to start from all weights are 1.
 
 Shapes: B rows, F = 2 features (user and item), A anchors, G global factors, L local factors.
 """
@@ -55,8 +56,7 @@ class LLORMA(head.Head):
         factors_BFG = inputs.pooled["factors"]
         local_BA = inputs.pooled["local"].prod(1).unflatten(1, (self.config.anchors, -1)).sum(2)
         weight_BA = self._kernel(factors_BFG.detach())
-        total_B = factors_BFG.prod(1).sum(1) + (weight_BA * local_BA).sum(1)
-        return total_B / (1 + weight_BA.sum(1))
+        return factors_BFG.prod(1).sum(1) + (weight_BA * local_BA).sum(1) / (1 + weight_BA.sum(1))
 
     def _kernel(self, factors_BFG: Tensor) -> Tensor:
         """K of each row and anchor, [B, A]."""

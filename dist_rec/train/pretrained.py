@@ -9,6 +9,7 @@ import torch.distributed.checkpoint as dcp
 from torch import Tensor
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torchrec.distributed import DistributedModelParallel
+from torchrec.distributed.types import ShardedTensor
 
 from dist_rec.core.errors import UserError
 from dist_rec.core.head import Head
@@ -69,7 +70,7 @@ def _load(model: DistributedModelParallel, path: Path, run: str) -> dict[str, Te
 def _rows(model: DistributedModelParallel, table: str, ids: Tensor) -> Tensor:
     """Rows of a sharded table, put together from all processes; see `TableRows`."""
     (weights,) = (value for name, value in state_of(model, None).items() if name.endswith(f".{table}.weight"))
-    if isinstance(weights, Tensor):
+    if not isinstance(weights, ShardedTensor):
         return weights[ids]
     found = torch.zeros(len(ids), weights.size(1), device=next(model.parameters()).device)
     for shard in weights.local_shards():

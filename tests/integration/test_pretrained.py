@@ -88,3 +88,43 @@ def test_neumf_starts_as_the_mean_of_its_parts(tmp_path: Path, data: Path) -> No
 
 def all_scores(folder: Path, data: Path, runs: tuple[str, ...]) -> tuple[torch.Tensor, ...]:
     return scores("gmf", folder, data, ()), scores("mlp", folder, data, ()), scores("both", folder, data, runs)
+
+
+ANCHORED = """
+[task]
+name = "implicit"
+candidates = 9
+[embedding]
+init = 0.5
+sharding = "{sharding}"
+[data]
+path = "{data}"
+[train]
+batch = 64
+precision = "fp32"
+[head]
+dim = 8
+"""
+
+
+def anchors(config: Path, mf: str) -> list[list[list[float]]]:
+    process, run_config = this_process("cpu"), RunConfig.parse(read_toml(config))
+    model = build_model(run_config, Dataset(run_config.data.path).manifest, process)
+    start_from(model, (mf,), process)
+    return model.module.objective.head.anchors_FAG.tolist()
+
+
+def test_rows_of_tables_come_from_all_processes(tmp_path: Path, data: Path) -> None:
+    def written(sharding: str, name: str, more: str) -> Path:
+        path = tmp_path / f"{name}_{sharding}.toml"
+        path.write_text(ANCHORED.format(data=data, sharding=sharding) + f'name = "{name}"\n{more}\n')
+        return path
+
+    mf = str(tmp_path / "mf")
+    run(LOCAL, "2", written("table_wise", "mf", "biases = false"), "--run-dir", mf)
+    llorma = [written(sharding, "llorma", "anchors = 5") for sharding in ("row_wise", "column_wise", "data_parallel")]
+    (alone,) = run_distributed(anchors, 1, llorma[0], mf)
+    np.testing.assert_allclose(np.linalg.norm(alone, axis=2), 1, rtol=1e-5)
+    for config in llorma:
+        for found in run_distributed(anchors, 2, config, mf):
+            assert found == alone
