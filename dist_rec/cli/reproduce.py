@@ -46,7 +46,7 @@ def reproduce(
     rows = []
     for index, run in enumerate(chosen):
         typer.echo(f"[{index + 1}/{len(chosen)}] {run.name}", err=True)
-        rows.append(listed.carry_out(run, place, seeds or listed.seeds))
+        rows.append(listed.carry_out(run, place, seeds or run.seeds or listed.seeds))
     table = "\n".join(_markdown(listed, rows))
     (out / f"{path.stem}.md").write_text(table + "\n")
     typer.echo(table)

@@ -34,6 +34,8 @@ class StudyRun(Config):
     """One of the study's data sets."""
     settings: tuple[str, ...] = ()
     """Overrides, such as `head.shared=false`; `{runs}` stands for the folder of the runs and `{seed}` for the seed."""
+    seeds: int | None = Field(None, gt=0)
+    """Instead of the list's."""
     paper: str = ""
     """What the paper reports."""
     peer: str = ""

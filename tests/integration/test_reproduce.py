@@ -8,7 +8,7 @@ from tests.integration.conftest import CONFIG, DIST_REC, SMALL, Criteo, Ended, d
 
 LIST = """
 metrics = ["auc", "logloss"]
-seeds = 2
+seeds = 3
 
 [data]
 small = ["criteo", "--train", "{{raw}}/{train}", "--test", "{{raw}}/{test}"]
@@ -18,6 +18,7 @@ name = "DLRM, small"
 config = "{config}"
 data = "small"
 settings = {settings}
+seeds = 2
 paper = "AUC .79"
 """
 
