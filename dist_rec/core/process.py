@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 
 from dist_rec.core.errors import UserError
+from dist_rec.core.memory import keep_freed_memory
 
 T = TypeVar("T")
 
@@ -60,6 +61,8 @@ def this_process(device: str = "auto") -> Process:
 def process_group(process: Process, timeout_s: int = 1800) -> Iterator[None]:
     """The default process group: NCCL for CUDA tensors, Gloo for CPU ones; destroyed at the end.
 
+    On CPUs memory that tensors free is kept for the next ones.
+
     After an exception it is left as it is: destroying it would wait for processes that wait for this one.
 
     Raises:
@@ -68,6 +71,8 @@ def process_group(process: Process, timeout_s: int = 1800) -> Iterator[None]:
     backend = "cpu:gloo,cuda:nccl" if process.device.type == "cuda" else "gloo"
     if process.device.type == "cuda":
         torch.cuda.set_device(process.device)
+    else:
+        keep_freed_memory()
     timeout = timedelta(seconds=timeout_s)
     try:
         store = _store(process, timeout)
