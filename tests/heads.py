@@ -17,7 +17,7 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
     "llorma": [{"dim": 4, "anchors": 3, "rank": 4}],
     "masknet": [{"structure": "serial"}, {"structure": "parallel"}],
     "mf": [{}, {"biases": False}],
-    "neumf": [{}, {"parts": "gmf"}, {"parts": "mlp"}],
+    "neumf": [{}, {"parts": "gmf"}, {"parts": "mlp", "dropout": 0.3}],
     "nfm": [{}, {"hidden": [], "dropout": [0.0], "batch_norm": False}],
     "pnn": [{"product": "inner"}, {"product": "outer"}, {"product": "both"}],
     "rbm": [BAGS, {**BAGS, "gibbs_steps": 2}],

@@ -20,7 +20,7 @@ from dist_rec.core.batch import Batch
 from dist_rec.core.config import Config
 from dist_rec.core.errors import UserError
 from dist_rec.data.columns import Jagged, Layout, Piece, Rows, Slice, collate, gather
-from dist_rec.data.order import Int64, Order, most_rows, steps_in_epoch, streams_of
+from dist_rec.data.order import Int64, Order, most_rows, rows_of, steps_in_epoch, streams_of
 from dist_rec.data.shards import CorruptBlock, Dataset
 
 log = logging.getLogger(__name__)
@@ -119,6 +119,13 @@ class Loader:
         """Rows of a global batch: fewer than `batch` in the last step of an epoch."""
         done = step % self.steps_per_epoch * self._batch
         return min(self._batch, self.rows - done)
+
+    def share(self, step: int) -> tuple[int, int]:
+        """Where this process's rows begin in a global batch, and how many there are."""
+        first = step % self.steps_per_epoch * self._batch
+        samples, streams = range(first, first + self.global_rows(step)), self._config.streams
+        before, own = (rows_of(samples, mine, streams) for mine in (range(self._streams.start), self._streams))
+        return before, own
 
     def batches(self, start: int, stop: int) -> Iterator[Batch]:
         """The batches of the global steps [start, stop), over as many epochs as that is."""

@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dist_rec.core.errors import UserError
+from dist_rec.core.splitmix import U64, stream, words
 from dist_rec.data.prepare.vocabulary import checksum
 from dist_rec.data.shards import Dataset
-from dist_rec.data.splitmix import U64, stream, words
 
 SEEN = "seen.npy"
 """In a prepared folder: the sorted pairs `user * items + item` of the training split, int64 [S]."""

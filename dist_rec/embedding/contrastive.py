@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 from torchrec.sparse.jagged_tensor import JaggedTensor
 
+from dist_rec.core.noise import noise
 from dist_rec.embedding.scores import CatalogScores
 
 
@@ -40,20 +41,20 @@ def negative_phase(scores: CatalogScores, visible: JaggedTensor, levels: int, bi
     padding = scores.queries_BD.shape[1] - len(bias_D)  # a lookup's table has columns of zeros at the end
     for _ in range(steps):
         with torch.no_grad():
-            on_BD = functional.pad((torch.rand_like(hidden_BD) < hidden_BD).float(), (0, padding))
+            on_BD = functional.pad((noise.uniform_like(hidden_BD) < hidden_BD).float(), (0, padding))
             logits_VK = level_scores(CatalogScores(scores.shard, on_BD), visible, levels)
-            reconstructed = JaggedTensor(_drawn(logits_VK, visible.values()), lengths=visible.lengths())
+            reconstructed = JaggedTensor(_drawn(logits_VK, visible), lengths=visible.lengths())
         input_BD = bias_D + scores.pooled(reconstructed)[:, : len(bias_D)]
         hidden_BD = input_BD.detach().sigmoid()
     return hidden_energy(input_BD) - scores.pooled_biases(reconstructed)
 
 
-def _drawn(logits_VK: Tensor, ids_V: Tensor) -> Tensor:
+def _drawn(logits_VK: Tensor, visible: JaggedTensor) -> Tensor:
     """A level of each unit by its probability, as a row of the catalog."""
     levels = logits_VK.shape[1]
     cumulative_VK = logits_VK.softmax(1).cumsum(1)[:, :-1]
-    level_V = (torch.rand_like(cumulative_VK[:, :1]) > cumulative_VK).sum(1)
-    return ids_V // levels * levels + level_V
+    level_V = (noise.uniform_of_ids(visible.lengths()).unsqueeze(1) > cumulative_VK).sum(1)
+    return visible.values() // levels * levels + level_V
 
 
 def hidden_energy(input_BD: Tensor) -> Tensor:

@@ -7,7 +7,6 @@ from itertools import accumulate, pairwise
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torchrec.modules.embedding_configs import EmbeddingBagConfig, EmbeddingConfig, PoolingType
 from torchrec.modules.embedding_modules import (
     EmbeddingBagCollection,
@@ -18,6 +17,7 @@ from torchrec.sparse.jagged_tensor import JaggedTensor, KeyedJaggedTensor, Keyed
 
 from dist_rec.core.batch import Batch
 from dist_rec.core.head import Inputs, Lookup, Sequence
+from dist_rec.core.noise import noise
 from dist_rec.embedding.tables import EmbeddingTable
 
 
@@ -74,11 +74,14 @@ class _DropIds(nn.Module):
         self._dropout = dropout
 
     def forward(self, ids: KeyedJaggedTensor) -> KeyedJaggedTensor:
-        parts = zip(ids.keys(), ids.weights().split(ids.length_per_key()), strict=True)
-        weights_V = torch.cat(
-            [functional.dropout(part, self._dropout.get(key, 0.0), self.training) for key, part in parts]
-        )
+        if not self.training:
+            return ids
+        weights_V = torch.cat([self._dropped(key, ids[key]) for key in ids.keys()])  # noqa: SIM118
         return KeyedJaggedTensor(ids.keys(), ids.values(), weights_V, ids.lengths(), stride=ids.stride())
+
+    def _dropped(self, key: str, bag: JaggedTensor) -> Tensor:
+        p = self._dropout.get(key, 0.0)
+        return bag.weights() * (noise.uniform_of_ids(bag.lengths()) >= p) / (1 - p) if p else bag.weights()
 
 
 class _Regroup(nn.Module):

@@ -17,6 +17,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from dist_rec.core import config, head
+from dist_rec.core.noise import noise
 from dist_rec.core.schema import Manifest
 from dist_rec.embedding.catalog_losses import cross_entropy, gaussian, logistic
 from dist_rec.nn.fields import id_features
@@ -87,7 +88,7 @@ class VAE(head.CatalogHead):
         mean_BL, log_variance_BL = code_BE.to(self.bias.dtype).chunk(2, dim=1)
         if not self.training:
             return head.Query(self.decoder(mean_BL))
-        z_BL = mean_BL + torch.randn_like(mean_BL) * (log_variance_BL / 2).exp()
+        z_BL = mean_BL + noise.normal_like(mean_BL) * (log_variance_BL / 2).exp()
         return head.Query(self.decoder(z_BL), self._next_beta() * kl_from_normal(mean_BL, log_variance_BL))
 
     def loss(self, scores: "CatalogScores", targets: "JaggedTensor") -> Tensor:

@@ -19,6 +19,7 @@ import torch
 
 from dist_rec.core.batch import Batch
 from dist_rec.core.errors import Interrupted, UserError
+from dist_rec.core.noise import noise
 from dist_rec.core.process import Process
 from dist_rec.data.loader import Loader
 from dist_rec.data.shards import Dataset
@@ -181,8 +182,10 @@ class Trainer:
     def _set_step(self, step: int) -> None:
         """Learning rate and random numbers are functions of the step, so a resumed run needs no saved state of them."""
         self.schedule.apply(step)
+        noise.begin(self.config.seed, step, *self.train_loader.share(step))
         seed = hash((self.config.seed, step, self.process.rank)) & 0x7FFFFFFFFFFFFFFF
-        # What `torch.manual_seed` does for this device; looking for all others took a twentieth of a small step.
+        # For heads and devices that draw by themselves: what `torch.manual_seed` does for this device; looking for all
+        # others took a twentieth of a small step.
         torch.default_generator.manual_seed(seed)
         if self.process.device.type == "cuda":
             torch.cuda.manual_seed(seed)

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 from torchrec.sparse.jagged_tensor import JaggedTensor
 
+from dist_rec.core.noise import noise
 from dist_rec.embedding.contrastive import _drawn, hidden_energy, level_scores, negative_phase
 from dist_rec.embedding.scores import CatalogScores, TableShard
 from tests.processes import run_distributed
@@ -80,7 +81,9 @@ def on_this_process(bounds: list[int], steps: int) -> tuple[list[Tensor], Tensor
     # A lookup's table may have columns of zeros at the end.
     own_padded, queries_BD = functional.pad(own, (0, 2)).requires_grad_(), functional.pad(hidden_BD, (0, 2))
     scores = CatalogScores(TableShard(own_padded, own_bias, here.start), queries_BD)
-    with patch("torch.rand_like", lambda x: torch.full_like(x, 0.5)):
+    halves = lambda x: torch.full_like(x, 0.5)  # noqa: E731
+    of_ids = lambda lengths: torch.full((int(lengths.sum()),), 0.5)  # noqa: E731
+    with patch.object(noise, "uniform_like", halves), patch.object(noise, "uniform_of_ids", of_ids):
         energy_B = negative_phase(scores, visible(level_BU), LEVELS, hidden_bias, steps)
     energy_B.sum().backward()
     assert hidden_bias.grad is not None
@@ -112,10 +115,11 @@ def test_hidden_energy_sums_the_hidden_units_out() -> None:
 
 
 def draw(uniforms: int) -> Tensor:
-    torch.manual_seed(0)
+    noise.begin(0, 0, 0, uniforms)
     scores = CatalogScores(TableShard(parameters()[0].detach(), parameters()[1].detach(), 0), torch.zeros(1, HIDDEN))
     logits_VK = level_scores(scores, JaggedTensor(torch.tensor([3]), lengths=torch.tensor([1])), LEVELS)
-    drawn = _drawn(logits_VK.expand(uniforms, -1), torch.full((uniforms,), 5))
+    units = JaggedTensor(torch.full((uniforms,), 5), lengths=torch.ones(uniforms, dtype=torch.int64))
+    drawn = _drawn(logits_VK.expand(uniforms, -1), units)
     return torch.stack([(drawn == 3 + level).float().mean() for level in range(LEVELS)]) - logits_VK.softmax(1)[0]
 
 

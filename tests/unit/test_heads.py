@@ -9,6 +9,7 @@ from torch.nn import functional
 
 from dist_rec.core.errors import UserError
 from dist_rec.core.head import Head, Inputs, Query, Sequence, find_head
+from dist_rec.core.noise import noise
 from dist_rec.core.schema import Column, Manifest, Table
 from tests.heads import CASES, ITEMS
 from tests.small_head import MANIFEST
@@ -49,7 +50,7 @@ def random_inputs(name: str, settings: dict[str, Any], rows: int) -> tuple[Input
 
 def score(head: Head, inputs: Inputs) -> Tensor:
     """Scores of the rows, [B]; of a head of a catalog, a number that depends on all of each query."""
-    torch.manual_seed(1)  # noise, where there is some
+    noise.begin(1, 0, 0, max(1, len(inputs.dense)))
     scores = head(inputs)
     if not isinstance(scores, Query):
         return scores

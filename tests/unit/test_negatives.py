@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dist_rec.core.errors import UserError
+from dist_rec.core.splitmix import shuffled, words
 from dist_rec.data.negatives import Negatives
 from dist_rec.data.prepare.ratings import Options, prepare
 from dist_rec.data.prepare.ratings_split import Random
 from dist_rec.data.shards import Dataset
-from dist_rec.data.splitmix import shuffled, words
 
 USERS, ITEMS = 6, 12
 KINDS = st.sampled_from(["uniform", "popularity"])

@@ -13,8 +13,8 @@ from pydantic import Field, field_serializer
 
 from dist_rec.core.config import Config
 from dist_rec.core.errors import UserError
+from dist_rec.core.splitmix import shuffled
 from dist_rec.data.prepare.ratings_lines import Ratings
-from dist_rec.data.splitmix import shuffled
 
 SPLITS = ("train", "valid", "test")
 TRAIN, VALID, TEST, NOWHERE = 0, 1, 2, -1

@@ -1,0 +1,76 @@
+"""Random numbers of a training step that do not depend on how its rows are dealt to processes.
+
+Each is a pure function of the seed, the step, how many draws came before in the step, the row's place in the global
+batch, and the place within the row. They are made on the CPU.
+
+Shapes: N rows of a tensor, C columns, B rows of this process, V ids of all of them end to end.
+"""
+
+import math
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dist_rec.core.splitmix import stream, words
+
+# Ids of a row that have numbers of their own.
+IDS = 1 << 20
+
+
+class Noise:
+    """The draws of one step after the other."""
+
+    def __init__(self) -> None:
+        self.begin(0, 0, 0, 1)
+
+    def begin(self, seed: int, step: int, first_row: int, rows: int) -> None:
+        """Begins a step.
+
+        Args:
+            seed: of the run.
+            step: the global one.
+            first_row: place of this process's first row in the global batch.
+            rows: of this process, B.
+        """
+        self._step, self._first_row, self._rows, self._draws = (seed, step), first_row, rows, 0
+
+    def bits(self, rows: int, columns: int) -> Tensor:
+        """Random bits, int64 [N, C]; each of the B rows of the batch has N / B neighbouring rows.
+
+        Words of PCG64 (O'Neill 2014), which jumps to any place of its stream.
+        """
+        generator = np.random.PCG64(np.random.SeedSequence(self._next_draw()))
+        generator.advance(self._first_row * rows // max(1, self._rows) * columns)
+        return torch.from_numpy(generator.random_raw(rows * columns).view(np.int64)).view(rows, columns)
+
+    def uniform_like(self, x_NC: Tensor) -> Tensor:
+        """Uniform in [0, 1), float32 of the shape and on the device of x."""
+        bits_NC = self.bits(*x_NC.shape).numpy().view(np.uint64)
+        return torch.from_numpy(_uniform(bits_NC)).to(x_NC.device)
+
+    def normal_like(self, x_NC: Tensor) -> Tensor:
+        """Standard normal, of the shape and type and on the device of x."""
+        centred_NC = self.uniform_like(x_NC).mul_(2).add_(2**-24 - 1)
+        return centred_NC.erfinv_().mul_(math.sqrt(2)).to(x_NC.dtype)
+
+    def uniform_of_ids(self, lengths_B: Tensor) -> Tensor:
+        """Uniform in [0, 1) for each id of the rows, float32 [V]; lengths of further rows than B are 0."""
+        lengths = lengths_B.cpu().numpy().astype(np.int64)
+        ends = lengths.cumsum()
+        row_V = np.repeat(self._first_row + np.arange(len(lengths)), lengths)
+        place_V = np.arange(len(row_V)) - np.repeat(ends - lengths, lengths)
+        return torch.from_numpy(_uniform(words(stream(*self._next_draw()), row_V * IDS + place_V))).to(lengths_B.device)
+
+    def _next_draw(self) -> tuple[int, ...]:
+        self._draws += 1
+        return *self._step, self._draws
+
+
+noise = Noise()
+"""Of this process."""
+
+
+def _uniform(bits: NDArray[np.uint64]) -> NDArray[np.float32]:
+    return (bits >> np.uint64(40)).astype(np.float32) * np.float32(2**-24)
