@@ -51,9 +51,12 @@ def score_split(run: Path, data: Path | None, split: str, checkpoint: str, proce
     """
     config = load_run(run)
     dataset = Dataset(config.data.path)
-    model = build_model(config, dataset.manifest, process)
     checkpoints = Checkpoints(run / "checkpoints", config.checkpoint, process)
-    checkpoints.load(checkpoints.find(checkpoint), model, None)
+    step = checkpoints.find(checkpoint)
+    if checkpoints.state(step)["data"] != dataset.manifest.checksum:
+        raise UserError(f"{dataset.path} is not what {run} was trained on at step {step}; prepare it as it was")
+    model = build_model(config, dataset.manifest, process)
+    checkpoints.load(step, model, None)
     scored = dataset
     if data is not None:
         scored = Dataset(data)

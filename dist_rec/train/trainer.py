@@ -86,9 +86,10 @@ class Trainer:
         Raises:
             UserError: naming what differs.
         """
-        state = self.checkpoints.load_newest(self.model, self.optimizer)
-        if state is None:
-            return
+        step = self.checkpoints.newest()
+        if step is None:
+            return self.checkpoints.set_aside(0)
+        state = self.checkpoints.state(step)
         changes = self.config.changes(RunConfig.parse(state["config"]))
         if state["data"] != self.dataset.manifest.checksum:
             changes.append(f"the data: {self.dataset.path} is not what the run was trained on")
@@ -96,6 +97,8 @@ class Trainer:
             raise UserError(
                 f"{self.folder} cannot go on with {'; '.join(changes)} (--allow-changes goes on all the same)"
             )
+        self.checkpoints.load(step, self.model, self.optimizer)
+        self.checkpoints.set_aside(step)
         self.progress = Progress(**state["progress"])
 
     def fit(self) -> dict[str, Any]:

@@ -126,10 +126,31 @@ def test_changes_are_refused_by_name(data: Path, tmp_path: Path) -> None:
     run_distributed(train, 1, changed, tmp_path / "run", True)
 
 
-def newest_damaged(config: dict, folder: Path) -> int:
+@pytest.mark.parametrize(
+    ("section", "key", "value", "tensor"),
+    [
+        ("head", "dim", 16, r"model\..*/tag\.weight is \[7, 8\] in the checkpoint, \[7, 16\] in this run"),
+        ("optimizer", "name", "adagrad", r"the checkpoint has no optimizer\..*\.sum;"),
+        ("embedding", "optimizer", "adam", r"optimizer\..*/user\.weight\.momentum1 is \[13\] in"),
+    ],
+)
+def test_changes_of_shape_are_refused_by_name(
+    data: Path, tmp_path: Path, section: str, key: str, value: Any, tensor: str
+) -> None:
+    config = settings(data)
+    run_distributed(train_until, 1, config, tmp_path, 7)
+    changed = {**config, section: {**config.get(section, {}), key: value}}
+    with pytest.raises(ProcessFailure, match=rf"UserError: .* cannot go on with {section}\.{key}: .* → {value}"):
+        run_distributed(train, 1, changed, tmp_path)
+    with pytest.raises(ProcessFailure, match=f"UserError: {tensor}"):
+        run_distributed(train, 1, changed, tmp_path, True)
+
+
+def newest_damaged(config: dict, folder: Path) -> tuple[int, int, list[int]]:
     trainer = Trainer(RunConfig.parse(config), this_process("cpu"), folder)
+    found = trainer.checkpoints.find("last")
     trainer.resume()
-    return trainer.progress.step
+    return found, trainer.progress.step, trainer.checkpoints.steps()
 
 
 @pytest.mark.parametrize("damage", ["flip", "truncate", "remove", "state"])
@@ -144,7 +165,27 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(data: Path, tmp_path: 
         file.unlink()
     else:
         file.write_bytes(content[:-10] if damage in ("truncate", "state") else content)
-    assert run_distributed(newest_damaged, 2, config, tmp_path) == [12, 12]
+    assert run_distributed(newest_damaged, 2, config, tmp_path) == [(12, 12, [7, 12])] * 2
+    assert (tmp_path / "checkpoints" / "damaged_00000014").is_dir()
+
+
+def found(config: dict, folder: Path, which: str) -> int:
+    return Trainer(RunConfig.parse(config), this_process("cpu"), folder).checkpoints.find(which)
+
+
+def test_damage_of_the_best_or_of_all_checkpoints_is_told(data: Path, tmp_path: Path) -> None:
+    config = settings(data)
+    run_distributed(train_until, 1, config, tmp_path, 14)
+    for step in (12, 14):
+        (tmp_path / f"checkpoints/step_{step:08d}/.metadata").unlink()
+    state = tmp_path / "checkpoints/step_00000007/state.json"
+    state.write_text(json.dumps({"best_step": 12, "files": {}}))
+    with pytest.raises(ProcessFailure, match=r"UserError: the best checkpoint, .*step_00000012, is damaged"):
+        run_distributed(found, 1, config, tmp_path, "best")
+    assert run_distributed(found, 1, config, tmp_path, "last") == [7]
+    state.unlink()
+    with pytest.raises(ProcessFailure, match=r"UserError: all checkpoints in .* steps \[7, 12, 14\]"):
+        run_distributed(found, 1, config, tmp_path, "best")
 
 
 def not_saved(config: dict, folder: Path) -> tuple[list[int], bool]:
