@@ -30,6 +30,15 @@ def test_the_key_is_named(values: dict[str, Any], message: str) -> None:
         RunConfig.parse({**LEAST, **values})
 
 
+@pytest.mark.parametrize("some", ["tables", "lookups"])
+def test_of_the_settings_of_some_tables_only_their_sharding_may_change(some: str) -> None:
+    def config(**settings: Any) -> RunConfig:
+        return RunConfig.parse({**LEAST, "embedding": {some: {"wide": settings}}})
+
+    assert config(sharding="row_wise").changes(RunConfig.parse(LEAST)) == []
+    assert config(lr=0.5).changes(config(lr=0.25)) == [f"embedding.{some}.wide.lr: 0.25 → 0.5"]
+
+
 def test_lists_become_tuples() -> None:
     parsed = RunConfig.parse({**LEAST, "task": {"name": "rating", "range": [1.0, 5.0]}})
     assert parsed.task == Rating.Config(range=(1.0, 5.0)) and isinstance(parsed.build_task(), Rating)
