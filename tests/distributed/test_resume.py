@@ -243,3 +243,34 @@ def test_a_loss_that_is_not_a_number(data: Path, tmp_path: Path) -> None:
     (skipped, first), (also, second) = run_distributed(not_finite, 2, data, tmp_path / "skip", "skip")
     assert skipped == also == [4]
     assert first == second
+
+
+def test_a_split_that_cannot_be_scored_stops_the_run_before_training(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(ProcessFailure, match="UserError: 2 processes, but a global batch of 1 rows of 'valid'"):
+        run_distributed(train, 2, settings(data, eval_batch=1), tmp_path)
+    assert not (tmp_path / "metrics.jsonl").exists()
+
+
+def test_a_finished_run_that_goes_on_keeps_its_result(data: Path, tmp_path: Path) -> None:
+    config = settings(data, steps=7)
+    run_distributed(train, 1, config, tmp_path)
+    files = [tmp_path / "result.json", tmp_path / "metrics.jsonl"]
+    before = [file.read_text() for file in files]
+    run_distributed(train, 1, config, tmp_path)
+    assert [file.read_text() for file in files] == before
+
+
+def test_rows_left_out_are_counted_when_they_are_missed(tmp_path: Path) -> None:
+    """Once each epoch, whatever was read ahead of a stop, and not among the rows that were trained on."""
+    file = write_small_data(tmp_path / "data") / "train/0.arrows"
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    config = settings(tmp_path / "data")
+    config["data"]["on_corrupt"] = "skip"
+    ((whole, _),) = run_distributed(train, 1, config, tmp_path / "whole")
+    run_distributed(train_until, 2, config, tmp_path / "parts", 7)
+    (parts, _), _ = run_distributed(train, 2, config, tmp_path / "parts")
+    lost = whole["train"]["skipped_rows"]
+    assert 2 * 32 <= lost <= 3 * 32 and parts["train"]["skipped_rows"] == lost
+    assert whole["train"]["rows"] == STEPS * BATCH - lost
