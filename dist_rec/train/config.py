@@ -93,7 +93,7 @@ class CheckpointConfig(Config):
 class RunConfig(Config):
     """Everything that defines a run; the number of processes is not among it."""
 
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=1 << 63)
     """Of initial weights, order of rows and dropout."""
     task: Click.Config | Rating.Config | Implicit.Config | TopN.Config = Field(Click.Config(), discriminator="name")
     """What is predicted; its `name`, and its own keys."""

@@ -22,9 +22,10 @@ def check_fits(trained: Dataset, other: Dataset) -> None:
                 f"{other.path}: column {column.name!r} is {theirs.column(column.name)}, trained was {column}"
             )
     for name, table in ours.tables.items():
-        if theirs.tables[name] != table:
+        given = theirs.tables.get(name)
+        if given != table:
             raise UserError(
-                f"{other.path}: table {name!r} has {theirs.tables[name].rows} rows, the model was trained with "
+                f"{other.path}: table {name!r} has {given.rows if given else 'no'} rows, the model was trained with "
                 f"{table.rows}; prepare the data with --fitted-from {trained.path}"
             )
     if ours.transform != theirs.transform:
