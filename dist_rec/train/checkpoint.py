@@ -4,7 +4,8 @@
                    └▶ thread: torch.distributed.checkpoint ─▶ checksums ─▶ state.json ─▶ rename ─▶ prune
 
 A folder `step_00001000` is whole or not there. Tensors are saved by name and place in the table, so that another
-number of processes and another sharding can load them; the rest is in `state.json`, beside a checksum of each file.
+number of processes and another sharding can load them; the rest is in `state.json`, beside a checksum of each file and
+of itself.
 """
 
 import json
@@ -124,7 +125,7 @@ class Checkpoints:
 
     def _commit(self, partial: Path, step: int, state: dict[str, Any]) -> None:
         with (partial / STATE).open("w") as file:
-            file.write(json.dumps(state, indent=1) + "\n")
+            file.write(json.dumps({**state, "checksum": _checksum_of(state)}, indent=1) + "\n")
             file.flush()
             os.fsync(file.fileno())
         final = self._path(step)
@@ -188,9 +189,12 @@ class Checkpoints:
             return None
         path = self._path(step)
         try:
-            files = json.loads((path / STATE).read_text())["files"]
+            state = json.loads((path / STATE).read_text())
+            written, files = state.pop("checksum", None), state["files"]
             mine = sorted(files)[self._process.rank :: self._process.world]
             found = next((f"{name} is changed" for name in mine if _checksum(path / name) != files[name]), None)
+            if written not in (None, _checksum_of(state)):
+                found = f"{STATE} is changed"
         except FileNotFoundError as error:
             found = f"{error.filename} is missing"
         except (ValueError, KeyError, OSError) as error:
@@ -262,6 +266,10 @@ def _checksum(path: Path) -> str:
         while chunk := file.read(CHUNK):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def _checksum_of(state: dict[str, Any]) -> str:
+    return xxhash.xxh3_64_hexdigest(json.dumps(state, sort_keys=True).encode())
 
 
 def _sync_folder(path: Path) -> None:

@@ -172,6 +172,7 @@ class Trainer:
             partial.write_text(to_json(result, indent=1) + "\n")
             partial.replace(path)
         except OSError as error:
+            partial.unlink(missing_ok=True)
             log.warning("%s was not written: %s", path, error)
 
     def _run_segment(self, batches: "_Segment", report: Reporter, interruption: Interruption) -> None:

@@ -153,14 +153,14 @@ def newest_damaged(config: dict, folder: Path) -> tuple[int, int, list[int]]:
     return found, trainer.progress.step, trainer.checkpoints.steps()
 
 
-@pytest.mark.parametrize("damage", ["flip", "truncate", "remove", "state"])
+@pytest.mark.parametrize("damage", ["flip", "truncate", "remove", "state", "state flip"])
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(data: Path, tmp_path: Path, damage: str) -> None:
     config = settings(data)
     run_distributed(train_until, 2, config, tmp_path, 14)
     newest = tmp_path / "checkpoints" / "step_00000014"
-    file = newest / "state.json" if damage == "state" else next(newest.glob("__1_*"))
+    file = newest / "state.json" if "state" in damage else next(newest.glob("__1_*"))
     content = bytearray(file.read_bytes())
-    content[len(content) // 2] ^= 8
+    content[content.index(b'"data"') + 2 if damage == "state flip" else len(content) // 2] ^= 8
     if damage == "remove":
         file.unlink()
     else:

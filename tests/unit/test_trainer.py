@@ -1,6 +1,7 @@
-"""Decisions of a trainer that need no model: which score is the best, which labels can be trained on."""
+"""What a trainer decides without a model: which score is the best, which labels are clicks, what a full disk stops."""
 
 import math
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -34,3 +35,10 @@ def test_labels_that_are_no_clicks_are_refused() -> None:
     Trainer._check_labels(trainer, torch.tensor([0.0, 1.0]))
     with pytest.raises(UserError, match="data/ratings: a label is 3; task 'click' wants 0 and 1"):
         Trainer._check_labels(trainer, torch.tensor([0.0, 3.0]))
+
+
+def test_a_result_that_cannot_be_written_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / ".result.json.partial").symlink_to("/dev/full")
+    Trainer._write_result(SimpleNamespace(folder=tmp_path), {"best_step": None})
+    assert f"{tmp_path}/result.json was not written: [Errno 28]" in caplog.text
+    assert not (tmp_path / "result.json").exists()
