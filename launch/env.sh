@@ -7,6 +7,10 @@ fi
 # A host whose Python has the packages needs no .venv and no installed dist_rec.
 python=${PYTHON:-python3}
 export PYTHONPATH="$root:$root/kernels${PYTHONPATH:+:$PYTHONPATH}"
+if ! [[ $1 =~ ^([1-9][0-9]*|gpu|cpu|auto)$ ]]; then
+    echo "error: $1 processes: give a number from 1 on, or gpu for one process on each GPU" >&2
+    exit 2
+fi
 if [[ $1 =~ ^[1-9][0-9]*$ ]]; then
     threads=$(($(nproc) / $1))
     export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((threads > 0 ? threads : 1))}

@@ -1,13 +1,12 @@
 """`dist-rec baseline`: scores of recommenders that are fit in one pass, to hold the others against."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dist_rec.core.log import shown
+from dist_rec.core.log import shown, to_json
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
@@ -76,4 +75,4 @@ def _score(
     scores = score_split(fit(seen_UI), dataset, split, seen_UI, tuple(cutoffs) if cutoffs else None)
     typer.echo(shown(scores))
     if as_json:
-        typer.echo(json.dumps({"baseline": name, "data": str(data), "split": split, **scores}))
+        typer.echo(to_json({"baseline": name, "data": str(data), "split": split, **scores}))

@@ -31,11 +31,13 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON 
     findings = [_python(), *_versions()]
     if all(finding.good for finding in findings):
         findings += [_cuda(), _imports(), _self_test()]
-    for good, what, fix in findings:
-        typer.echo(f"{'ok  ' if good else 'BAD '} {what}" + (f"\n     fix: {fix}" if fix else ""))
+    good = all(finding.good for finding in findings)
+    for finding in findings:
+        fix = f"\n     fix: {finding.fix}" if finding.fix else ""
+        typer.echo(f"{'ok  ' if finding.good else 'BAD '} {finding.what}{fix}")
     if as_json:
-        typer.echo(json.dumps([finding._asdict() for finding in findings]))
-    if not all(finding.good for finding in findings):
+        typer.echo(json.dumps({"good": good, "findings": [finding._asdict() for finding in findings]}))
+    if not good:
         raise typer.Exit(1)
 
 

@@ -1,18 +1,17 @@
 """`dist-rec evaluate`."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from dist_rec.core.log import shown
+from dist_rec.core.log import shown, to_json
 
 
 def evaluate(
     run: Annotated[Path, typer.Argument(help="Folder of a run.")],
     data: Annotated[
-        Path | None, typer.Option(help="Another prepared folder, made with --fitted-from. [default: the run's]")
+        Path | None, typer.Option(help="Another prepared folder, made with --fitted-from. \\[default: the run's]")
     ] = None,
     split: Annotated[str, typer.Option(help="Split of the data.")] = "test",
     checkpoint: Annotated[str, typer.Option(help="A step, `best` (on the validation split) or `last`.")] = "best",
@@ -24,7 +23,7 @@ def evaluate(
         return
     typer.echo(shown(scores))
     if as_json:
-        typer.echo(json.dumps({"run": str(run), "split": split, **scores}))
+        typer.echo(to_json({"run": str(run), "split": split, **scores}))
 
 
 def _evaluate(run: Path, data: Path | None, split: str, checkpoint: str) -> dict[str, float] | None:

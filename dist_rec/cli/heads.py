@@ -10,6 +10,7 @@ def heads(
 ) -> None:
     """List the recommenders, or the keys of one."""
     import inspect
+    from typing import get_type_hints
 
     from rich.console import Console
     from rich.table import Table
@@ -28,9 +29,10 @@ def heads(
     module = inspect.getmodule(head)
     console.print((module.__doc__ or "").strip() if module else "", markup=False)
     table = Table("key", "type", "default", "meaning")
+    types = get_type_hints(head.Config)
     for key, field in head.Config.model_fields.items():
         default = "required" if field.is_required() else repr(field.get_default())
-        annotation = getattr(field.annotation, "__name__", str(field.annotation))
-        shown = annotation if not hasattr(field.annotation, "__args__") else str(field.annotation)
+        annotation = types[key]
+        shown = str(annotation) if hasattr(annotation, "__args__") else getattr(annotation, "__name__", str(annotation))
         table.add_row(f"head.{key}", shown, default, " ".join((field.description or "").split()))
     console.print(table)

@@ -1,6 +1,5 @@
 """`dist-rec reproduce`: a list of configs, trained with several seeds, as a table beside what others report."""
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -8,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dist_rec.core.errors import UserError
+from dist_rec.core.log import to_json
 
 if TYPE_CHECKING:
     from dist_rec.cli.study import Row, Study
@@ -51,7 +51,7 @@ def reproduce(
     (out / f"{path.stem}.md").write_text(table + "\n")
     typer.echo(table)
     if as_json:
-        typer.echo(json.dumps({"runs": [row.summary() for row in rows]}))
+        typer.echo(to_json({"runs": [row.summary() for row in rows]}))
 
 
 def _markdown(study: "Study", rows: list["Row"]) -> Iterable[str]:

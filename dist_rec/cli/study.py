@@ -4,6 +4,7 @@ raw files ── dist-rec prepare ──▶ OUT/data/NAME ── dist-rec train 
 """
 
 import json
+import math
 import re
 import subprocess
 import sys
@@ -101,9 +102,13 @@ class Row:
 
     @property
     def scores(self) -> dict[str, list[float]]:
-        """Test scores by metric, one for each seed."""
+        """Test scores by metric, one for each seed; null is what is not a number."""
         tests = [result["test"] for result in self.results]
-        return {name: [test[name] for test in tests] for name in self.metrics if name in tests[0]}
+        return {
+            name: [math.nan if test[name] is None else test[name] for test in tests]
+            for name in self.metrics
+            if name in tests[0]
+        }
 
     @property
     def rows_per_s(self) -> float:

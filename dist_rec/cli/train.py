@@ -1,6 +1,5 @@
 """`dist-rec train`."""
 
-import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -10,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from dist_rec.core.errors import UserError
-from dist_rec.core.log import shown
+from dist_rec.core.log import shown, to_json
 
 
 def train(
@@ -20,7 +19,7 @@ def train(
     ] = None,
     run: Annotated[
         Path | None,
-        typer.Option("--run-dir", help="Folder of the run. [default: runs/CONFIG-DATE-TIME]", show_default=False),
+        typer.Option("--run-dir", help="Folder of the run. \\[default: runs/CONFIG-DATE-TIME]", show_default=False),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the run folder's newest checkpoint.")] = False,
     allow_changes: Annotated[
@@ -51,7 +50,7 @@ def train(
         raise UserError("--resume needs --run-dir: which run should go on?")
     result = _train(settings, config.stem, run, resume, allow_changes)
     if result is not None and as_json:
-        typer.echo(json.dumps(result))
+        typer.echo(to_json(result))
 
 
 def _train(
@@ -86,21 +85,40 @@ def _choose_folder(name: str, run: Path | None, resume: bool) -> Path:
     folder = run or Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
     if folder.exists() and not resume:
         raise UserError(f"{folder} exists already; go on with --resume, or choose another --run-dir")
+    if folder.exists() and not (folder / "config.toml").is_file() and (folder.is_file() or any(folder.iterdir())):
+        raise UserError(f"{folder} is not a run: it holds no config.toml; choose another --run-dir")
     return folder
 
 
 @contextmanager
 def _run_folder(folder: Path, settings: Any) -> Iterator[None]:
-    """Makes the folder of a run; a run that fails before it began to save leaves none."""
+    """Makes the folder of a run; a run that fails before it has saved leaves none.
+
+    Raises:
+        UserError: if the folder cannot be made.
+    """
+    from dist_rec.train.checkpoint import remove_partial
+
     new = not folder.exists()
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.toml").write_text(_toml(settings))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "config.toml").write_text(_toml(settings))
+    except OSError as error:
+        raise UserError(f"the folder of the run, {folder}, cannot be written: {error.strerror}") from None
     try:
         yield
     except BaseException:
-        if new and not (folder / "checkpoints").exists():
-            shutil.rmtree(folder)
+        if new and not list(folder.glob("checkpoints/step_*")):
+            _remove(folder)
+        remove_partial(folder / "checkpoints")
         raise
+
+
+def _remove(folder: Path) -> None:
+    # Renamed first: a save under way in another thread or process goes on writing under the old name.
+    gone = folder.with_name(f".{folder.name}.gone")
+    folder.rename(gone)
+    shutil.rmtree(gone, ignore_errors=True)
 
 
 def _toml(settings: Any) -> str:

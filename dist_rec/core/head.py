@@ -182,6 +182,8 @@ def find_head(name: str) -> type[Head]:
     Raises:
         UserError: if there is no such module, or it does not define exactly one head.
     """
+    if not all(part.isidentifier() for part in name.split(".")):
+        raise UserError(f"head.name = {name!r}: not the name of a module; known heads: {', '.join(head_names())}")
     path = name if "." in name else f"{BUILT_IN}.{name}"
     try:
         module = importlib.import_module(path)

@@ -1,13 +1,15 @@
-"""What a command prints that is not its result."""
+"""What a command prints beside its result, and results as text."""
 
 import json
 import logging
+import math
 import os
 import sys
 import time
 import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 NOTES = "DIST_REC_NOTES"
 """Environment variable by which the launcher names the folder for notes."""
@@ -41,7 +43,8 @@ def complain(message: str, code: int) -> int:
 
     Under `dist_rec.cli.launch` it leaves a note instead, so that what many processes say is told once.
     """
-    rank = int(os.environ.get("RANK", "0"))
+    named = os.environ.get("RANK", "0")
+    rank = int(named) if named.isdecimal() else 0
     if folder := os.environ.get(NOTES):
         attempt = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
         partial = Path(folder, f".{rank}")
@@ -57,6 +60,19 @@ def read_notes(folder: Path) -> list[Note]:
     files = sorted(folder.glob("[0-9][0-9][0-9][0-9].*"))
     newest = [file for file in files if file.stem == files[-1].stem]
     return sorted((Note(**json.loads(file.read_text())) for file in newest), key=lambda note: note.time)
+
+
+def to_json(value: Any, indent: int | None = None) -> str:
+    """JSON by its standard: a number that is none, such as the AUC of rows of one class, becomes null."""
+    return json.dumps(_finite(value), indent=indent, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _finite(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def shown(scores: dict[str, float]) -> str:

@@ -121,7 +121,11 @@ class Manifest(Config):
     def from_json(cls, text: str | bytes, where: str) -> Self:
         """Parses a manifest; `where` names it in the error."""
         try:
-            return cls.model_validate_json(text)
+            manifest = cls.model_validate_json(text)
         except ValidationError as error:
             first = error.errors()[0]
             raise UserError(f"{where} is not a manifest: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        for column in manifest.columns:
+            if column.table is not None and column.table not in manifest.tables:
+                raise UserError(f"{where}: column {column.name!r} is of table {column.table!r}, which is not listed")
+        return manifest

@@ -127,28 +127,41 @@ def gather(pieces: Sequence[Piece], permutation: Array | None, layout: Layout, m
         manifest: for the sizes of the tables and the columns of jagged weights.
 
     Raises:
-        UserError: naming the shard, row, feature and table of an id outside its table.
+        UserError: naming the shard, row, feature and table of an id outside its table, or the column of an empty value.
     """
     size = sum(piece.record.num_rows for piece in pieces)
     names = (*layout.dense, layout.label, *([layout.weight] if layout.weight else []))
     floats = np.empty((len(names), size if permutation is None else len(permutation)), np.float32)
     categorical = np.empty((len(layout.categorical), floats.shape[1]), np.int32)
     for name, row in zip(names, floats, strict=True):
-        _deal(_join([_values(piece.record.column(name)) for piece in pieces]), permutation, row)
+        _deal(_join([_values(piece, name) for piece in pieces]), permutation, row)
     for name, row in zip(layout.categorical, categorical, strict=True):
-        ids = _join([_values(piece.record.column(name)) for piece in pieces])
+        ids = _join([_values(piece, name) for piece in pieces])
         _check(ids, None, manifest, name, pieces)
         _deal(ids, permutation, row)
     jagged = {}
     for name in layout.bags + layout.weighted:
-        column = Jagged.concatenate([_jagged(piece.record, manifest, name) for piece in pieces])
+        column = Jagged.concatenate([_jagged(piece, manifest, name) for piece in pieces])
         _check(column.values, column.lengths, manifest, name, pieces)
         jagged[name] = column if permutation is None else column.take(permutation)
     return Rows(floats, categorical, jagged)
 
 
-def _values(column: pa.Array) -> Array:
-    return column.to_numpy(zero_copy_only=not column.null_count)
+def _values(piece: Piece, name: str) -> Array:
+    """The numbers of a column, those of lists end to end."""
+    column = piece.record.column(name)
+    values = column.flatten() if pa.types.is_list(column.type) else column
+    if column.null_count or values.null_count:
+        row = piece.first_row + _first_empty(column)
+        raise UserError(f"{piece.shard}, row {row}: column {name!r} has an empty value; fill it in and prepare again")
+    return values.to_numpy()
+
+
+def _first_empty(column: pa.Array) -> int:
+    if column.null_count:
+        return int(np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False))[0])
+    at = np.flatnonzero(column.flatten().is_null().to_numpy(zero_copy_only=False))[0]
+    return int(np.searchsorted(np.cumsum(np.diff(column.offsets.to_numpy())), at, side="right"))
 
 
 def _join(columns: list[Array]) -> Array:
@@ -163,10 +176,9 @@ def _deal(column: Array, permutation: Array | None, out: Array) -> None:
         np.take(column, permutation, out=out, mode="clip")
 
 
-def _jagged(record: pa.RecordBatch, manifest: Manifest, name: str) -> Jagged:
-    column, weights = record.column(name), manifest.column(name).weights
-    lengths = np.diff(column.offsets.to_numpy())
-    return Jagged(_values(column.flatten()), lengths, _values(record.column(weights).flatten()) if weights else None)
+def _jagged(piece: Piece, manifest: Manifest, name: str) -> Jagged:
+    weights, lengths = manifest.column(name).weights, np.diff(piece.record.column(name).offsets.to_numpy())
+    return Jagged(_values(piece, name), lengths, _values(piece, weights) if weights else None)
 
 
 def _check(ids: Array, lengths: Array | None, manifest: Manifest, name: str, pieces: Sequence[Piece]) -> None:

@@ -97,7 +97,7 @@ class Loader:
     ) -> None:
         if world > min(batch, config.streams):
             raise UserError(
-                f"{world} processes, but a global batch of {batch} rows in {config.streams} streams: "
+                f"{world} processes, but a global batch of {batch} rows of {split!r} in {config.streams} streams: "
                 "raise the batch or data.streams, or start fewer processes"
             )
         self.layout = Layout.of(dataset.manifest, features)
@@ -114,6 +114,7 @@ class Loader:
             raise UserError(f"split {split!r} of {dataset.path} has no rows")
         self.steps_per_epoch = steps_in_epoch(self.rows, batch)
         self.skipped_rows = 0
+        """Rows of this process's batches that were left out so far."""
 
     def global_rows(self, step: int) -> int:
         """Rows of a global batch: fewer than `batch` in the last step of an epoch."""
@@ -129,13 +130,13 @@ class Loader:
 
     def batches(self, start: int, stop: int) -> Iterator[Batch]:
         """The batches of the global steps [start, stop), over as many epochs as that is."""
-        ready: queue.Queue[Batch | BaseException | None] = queue.Queue(self._config.prefetch)
+        ready: queue.Queue[tuple[Batch, int] | BaseException | None] = queue.Queue(self._config.prefetch)
         closed = threading.Event()
 
         def produce() -> None:
             try:
-                for batch in self._produce(start, stop, closed):
-                    _put(ready, batch, closed)
+                for made in self._produce(start, stop, closed):
+                    _put(ready, made, closed)
                 _put(ready, None, closed)
             except BaseException as error:
                 _put(ready, error, closed)
@@ -146,12 +147,15 @@ class Loader:
             while (item := ready.get()) is not None:
                 if isinstance(item, BaseException):
                     raise item
-                yield item
+                batch, skipped = item
+                # Not where they are found: batches made ahead may never be trained on.
+                self.skipped_rows += skipped
+                yield batch
         finally:
             closed.set()
             thread.join()
 
-    def _produce(self, start: int, stop: int, closed: threading.Event) -> Iterator[Batch]:
+    def _produce(self, start: int, stop: int, closed: threading.Event) -> Iterator[tuple[Batch, int]]:
         with ThreadPoolExecutor(self._config.threads, "windows") as pool:
             while start < stop and not closed.is_set():
                 epoch, first = divmod(start, self.steps_per_epoch)
@@ -161,7 +165,8 @@ class Loader:
 
     def _epoch(
         self, epoch: int, first: int, last: int, pool: ThreadPoolExecutor, closed: threading.Event
-    ) -> Iterator[Batch]:
+    ) -> Iterator[tuple[Batch, int]]:
+        """Batches, and how many of their rows were left out."""
         config = self._config
         order = Order(self._block_rows, self._seed, epoch, config.streams, config.window, self._shuffle)
         streams = [_Stream(self, order, stream, first * self._batch, pool) for stream in self._streams]
@@ -172,7 +177,9 @@ class Loader:
             slices = [piece for stream in streams for piece in stream.advance(order.taken(stream.index, samples.stop))]
             padded = most_rows(samples, self._world, config.streams)
             batch = collate(slices, self.layout, padded, self._world / len(samples))
-            yield batch if self._expand is None else self._expand(batch, epoch * self.steps_per_epoch + step)
+            skipped = self.share(step)[1] - len(batch.labels)
+            expanded = batch if self._expand is None else self._expand(batch, epoch * self.steps_per_epoch + step)
+            yield expanded, skipped
 
     def load_window(self, order: Order, stream: int, index: int) -> _Window:
         """Reads, checks and shuffles one window of a stream."""
@@ -186,7 +193,6 @@ class Loader:
             places = np.arange(stop - start) if permutation is None else permutation
             present = np.concatenate([[0], np.cumsum(there[places])])
             permutation = (np.cumsum(there) - 1)[places[there[places]]]
-            self.skipped_rows += int(len(there) - there.sum())
         here = [part for part in parts if part is not None] or [self._no_rows()]
         rows = gather(here, permutation, self.layout, self._dataset.manifest)
         return _Window(rows, {name: column.slices() for name, column in rows.jagged.items()}, start, stop, present)

@@ -7,6 +7,7 @@ mapped into memory, and a damaged byte is found before it is trained on.
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -20,6 +21,8 @@ from dist_rec.core.errors import UserError
 from dist_rec.core.schema import MANIFEST, Block, Column, Manifest, Shard
 
 BLOCK_ROWS = 4096
+OPEN_FILES = 64
+"""Shards that a data set holds open at once."""
 
 
 class CorruptBlock(UserError):
@@ -120,16 +123,19 @@ class Dataset:
     def __init__(self, path: str | Path, filesystem: pafs.FileSystem | None = None) -> None:
         self.path = str(path)
         if filesystem is None and "://" in self.path:
-            filesystem, self._root = pafs.FileSystem.from_uri(self.path)
+            filesystem, self._root = _from_uri(self.path)
         else:
             self._root = self.path
         self._fs = filesystem or pafs.LocalFileSystem()
-        self._files: dict[str, pa.NativeFile] = {}
+        # One that is dropped closes itself once no thread reads from it any more.
+        self._open = lru_cache(OPEN_FILES)(self._open_file)
         try:
             with self._fs.open_input_file(f"{self._root}/{MANIFEST}") as file:
                 text = file.read()
         except (FileNotFoundError, NotADirectoryError):
             raise UserError(f"{self.path} holds no {MANIFEST}; make one with `dist-rec prepare`") from None
+        except OSError as error:
+            raise UserError(f"{self.path}/{MANIFEST} cannot be read: {str(error).splitlines()[0]}") from None
         self.manifest = Manifest.from_json(text, f"{self.path}/{MANIFEST}")
         self.schema = arrow_schema(self.manifest.columns)
 
@@ -137,7 +143,10 @@ class Dataset:
         """Every block of a split in the order of the files: (shard, index in the shard, rows)."""
         listed = []
         for shard in self.manifest.split(split).shards:
-            rows = self._row_groups(shard) if _is_parquet(shard) else [block.rows for block in shard.blocks]
+            rows = [block.rows for block in shard.blocks]
+            if _is_parquet(shard):
+                with _damage_named(f"{self.path}/{shard.path}", parquet=True):
+                    rows = self._row_groups(shard)
             listed += [(shard, index, count) for index, count in enumerate(rows)]
         return listed
 
@@ -146,18 +155,15 @@ class Dataset:
 
         Raises:
             CorruptBlock: naming the shard and the block, if a byte differs, bytes are missing or the file is gone.
+            UserError: naming them, if the system cannot read now what may be whole.
         """
-        where = f"{self.path}/{shard.path}, block {index}"
-        try:
-            return self._read_parquet(shard, index) if _is_parquet(shard) else self._read_ipc(shard, index, where)
-        except FileNotFoundError:
-            raise CorruptBlock(f"{where}: the file is missing; prepare the data again") from None
-        except (pa.ArrowInvalid, OSError) as error:
-            raise CorruptBlock(f"{where}: unreadable ({str(error).splitlines()[0]}); prepare the data again") from None
+        where, parquet = f"{self.path}/{shard.path}, block {index}", _is_parquet(shard)
+        with _damage_named(where, parquet):
+            return self._read_parquet(shard, index) if parquet else self._read_ipc(shard, index, where)
 
     def _read_ipc(self, shard: Shard, index: int, where: str) -> pa.RecordBatch:
         block = shard.blocks[index]
-        data = self._open(shard).read_at(block.bytes, block.offset)
+        data = self._open(shard.path).read_at(block.bytes, block.offset)
         if len(data) != block.bytes:
             raise CorruptBlock(f"{where}: {block.bytes - len(data)} of {block.bytes} bytes are missing")
         if xxhash.xxh3_64_hexdigest(data) != block.checksum:
@@ -165,18 +171,38 @@ class Dataset:
         return pa.ipc.read_record_batch(pa.py_buffer(data), self.schema)
 
     def _read_parquet(self, shard: Shard, index: int) -> pa.RecordBatch:
-        file = pq.ParquetFile(self._open(shard), page_checksum_verification=True)
+        file = pq.ParquetFile(self._open(shard.path), page_checksum_verification=True)
         table = file.read_row_group(index, columns=self.schema.names)
         return table.cast(self.schema).combine_chunks().to_batches()[0]
 
     def _row_groups(self, shard: Shard) -> list[int]:
-        metadata = pq.ParquetFile(self._open(shard)).metadata
+        metadata = pq.ParquetFile(self._open(shard.path)).metadata
         return [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
 
-    def _open(self, shard: Shard) -> pa.NativeFile:
-        if shard.path not in self._files:
-            self._files[shard.path] = self._fs.open_input_file(f"{self._root}/{shard.path}")
-        return self._files[shard.path]
+    def _open_file(self, path: str) -> pa.NativeFile:
+        return self._fs.open_input_file(f"{self._root}/{path}")
+
+
+@contextmanager
+def _damage_named(where: str, parquet: bool) -> Iterator[None]:
+    """Makes CorruptBlock of damage and UserError of what the system cannot do, such as open one more file."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise CorruptBlock(f"{where}: the file is missing; prepare the data again") from None
+    except (pa.ArrowInvalid, OSError) as error:
+        reason = str(error).splitlines()[0]
+        # Errors of the system have a number; without one, Parquet's reader says OSError of bytes that it cannot decode.
+        if isinstance(error, pa.ArrowInvalid) or (parquet and error.errno is None):
+            raise CorruptBlock(f"{where}: unreadable ({reason}); prepare the data again") from None
+        raise UserError(f"{where} cannot be read: {reason}") from None
+
+
+def _from_uri(uri: str) -> tuple[pafs.FileSystem, str]:
+    try:
+        return pafs.FileSystem.from_uri(uri)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise UserError(f"data {uri!r}: {str(error).splitlines()[0]}") from None
 
 
 def _is_parquet(shard: Shard) -> bool:

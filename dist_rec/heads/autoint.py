@@ -3,7 +3,7 @@
 With hidden layers it is AutoInt+, which adds an MLP's score (section 5.5 of the paper).
 """
 
-from pydantic import Field
+from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from dist_rec.core import config, head
@@ -48,7 +48,7 @@ class AutoInt(head.Head):
         """Attention heads of a layer."""
         width: int = Field(16, gt=0)
         """Dimension of a head."""
-        hidden: tuple[int, ...] = ()
+        hidden: tuple[PositiveInt, ...] = ()
         """Hidden layers of the MLP; none leaves it out."""
         dropout: float = Field(0.0, ge=0, lt=1)
         """Of the MLP's hidden units."""

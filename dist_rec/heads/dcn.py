@@ -4,7 +4,7 @@ Departure: dense features are embedded as fields.
 """
 
 import torch
-from pydantic import Field
+from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from dist_rec.core import config, head
@@ -24,7 +24,7 @@ class DCN(head.Head):
         """Embedding dimension, D."""
         cross: int = Field(3, ge=0)
         """Number of cross layers."""
-        hidden: tuple[int, ...] = (400, 400, 400)
+        hidden: tuple[PositiveInt, ...] = (400, 400, 400)
         """Hidden layers of the MLP."""
         dropout: float = Field(0.0, ge=0, lt=1)
         """Of the hidden units."""

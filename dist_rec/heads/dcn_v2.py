@@ -6,7 +6,7 @@ Departure: dense features are embedded as fields. The mixture of low-rank expert
 from typing import Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from dist_rec.core import config, head
@@ -30,7 +30,7 @@ class DCNV2(head.Head):
         """Rank of their weights; not set: full."""
         structure: Literal["stacked", "parallel"] = "parallel"
         """What the MLP reads: the cross layers' output, or their input."""
-        hidden: tuple[int, ...] = (400, 400, 400)
+        hidden: tuple[PositiveInt, ...] = (400, 400, 400)
         """Hidden layers of the MLP."""
         dropout: float = Field(0.0, ge=0, lt=1)
         """Of the hidden units."""

@@ -4,7 +4,7 @@ FM and MLP read the same factors. `shared = false` is the paper's "FM & DNN", in
 """
 
 import torch
-from pydantic import Field
+from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from dist_rec.core import config, head
@@ -22,7 +22,7 @@ class DeepFM(head.Head):
 
         dim: int = Field(16, gt=0)
         """Factors of a feature, D."""
-        hidden: tuple[int, ...] = (400, 400, 400)
+        hidden: tuple[PositiveInt, ...] = (400, 400, 400)
         """Hidden layers of the MLP; none leaves the factorization machine alone."""
         dropout: float = Field(0.0, ge=0, lt=1)
         """Of the hidden units."""

@@ -7,7 +7,7 @@ Shapes: B rows, V items of all histories, D dimension.
 """
 
 import torch
-from pydantic import Field
+from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from dist_rec.core import config, head
@@ -46,9 +46,9 @@ class DIN(head.Head):
         """The sequence column of the user's former items; it shares the target's table."""
         dim: int = Field(16, gt=0)
         """Embedding dimension, D."""
-        attention: tuple[int, ...] = (80, 40)
+        attention: tuple[PositiveInt, ...] = (80, 40)
         """Hidden layers of the attention's MLP."""
-        hidden: tuple[int, ...] = (200, 80)
+        hidden: tuple[PositiveInt, ...] = (200, 80)
         """Hidden layers of the MLP."""
         dropout: float = Field(0.0, ge=0, lt=1)
         """Of the MLP's hidden units."""

@@ -8,7 +8,7 @@ low-rank cross layers on all vectors instead, as in MLPerf's DLRM-DCNv2 (Wang et
 from typing import Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from dist_rec.core import config, head
@@ -26,9 +26,9 @@ class DLRM(head.Head):
 
         dim: int = Field(16, gt=0)
         """Embedding dimension, D."""
-        bottom: tuple[int, ...] = (512, 256)
+        bottom: tuple[PositiveInt, ...] = (512, 256)
         """Hidden layers of the bottom MLP; a last layer of D units follows."""
-        top: tuple[int, ...] = (512, 512, 256)
+        top: tuple[PositiveInt, ...] = (512, 512, 256)
         """Hidden layers of the top MLP; a last layer of one unit follows."""
         dropout: float = Field(0.0, ge=0, lt=1)
         """Of the top MLP's hidden units."""

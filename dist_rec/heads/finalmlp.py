@@ -4,7 +4,7 @@ Each stream's gate looks at the features that the config names, or at learned pa
 """
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from dist_rec.core import config, head
@@ -61,9 +61,9 @@ class FinalMLP(head.Head):
 
         dim: int = Field(16, gt=0)
         """Embedding dimension, D."""
-        first: tuple[int, ...] = Field((400, 400), min_length=1)
+        first: tuple[PositiveInt, ...] = Field((400, 400), min_length=1)
         """Hidden layers of the first stream."""
-        second: tuple[int, ...] = Field((400, 400), min_length=1)
+        second: tuple[PositiveInt, ...] = Field((400, 400), min_length=1)
         """Hidden layers of the second stream."""
         first_context: tuple[str, ...] = ()
         """Id features that the first stream's gate looks at."""

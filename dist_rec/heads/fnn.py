@@ -3,7 +3,7 @@
 Departures: no pre-training by a factorization machine, ReLU in place of tanh.
 """
 
-from pydantic import Field
+from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from dist_rec.core import config, head
@@ -20,7 +20,7 @@ class FNN(head.Head):
 
         dim: int = Field(16, gt=0)
         """Factors of a feature, D."""
-        hidden: tuple[int, ...] = (400, 400, 400)
+        hidden: tuple[PositiveInt, ...] = (400, 400, 400)
         """Hidden layers of the MLP."""
         dropout: float = Field(0.0, ge=0, lt=1)
         """Of the hidden units."""

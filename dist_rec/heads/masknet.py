@@ -3,7 +3,7 @@
 from typing import Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from dist_rec.core import config, head
@@ -43,11 +43,11 @@ class MaskNet(head.Head):
         """Embedding dimension, D."""
         structure: Literal["serial", "parallel"] = "parallel"
         """Of the mask blocks."""
-        blocks: tuple[int, ...] = Field((128, 128, 128), min_length=1)
+        blocks: tuple[PositiveInt, ...] = Field((128, 128, 128), min_length=1)
         """Width of each mask block."""
         reduction: float = Field(1.0, gt=0)
         """Width of a mask's hidden layer over that of the embeddings."""
-        hidden: tuple[int, ...] = (400, 400)
+        hidden: tuple[PositiveInt, ...] = (400, 400)
         """Hidden layers of the MLP on the blocks' output."""
         dropout: float = Field(0.0, ge=0, lt=1)
         """Of the MLP's hidden units."""

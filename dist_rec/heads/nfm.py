@@ -4,7 +4,7 @@ Without hidden layers it is NFM-0, which for `h` of ones is the factorization ma
 """
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from dist_rec.core import config, head
@@ -24,7 +24,7 @@ class NFM(head.Head):
 
         dim: int = Field(16, gt=0)
         """Factors of a feature, D."""
-        hidden: tuple[int, ...] = (400, 400)
+        hidden: tuple[PositiveInt, ...] = (400, 400)
         """Hidden layers on the bi-interaction."""
         dropout: tuple[float, ...] = (0.0, 0.0, 0.0)
         """Of the bi-interaction, then of each hidden layer's units."""

@@ -7,7 +7,7 @@ PNN*. Departure: the first hidden layer has a full weight matrix on the products
 from typing import Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from dist_rec.core import config, head
@@ -27,7 +27,7 @@ class PNN(head.Head):
         """Embedding dimension, D."""
         product: Literal["inner", "outer", "both"] = "inner"
         """Of the fields' vectors."""
-        hidden: tuple[int, ...] = (400, 400, 400)
+        hidden: tuple[PositiveInt, ...] = (400, 400, 400)
         """Hidden layers of the MLP."""
         dropout: float = Field(0.0, ge=0, lt=1)
         """Of the hidden units."""

@@ -13,7 +13,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from dist_rec.core import config, head
@@ -42,7 +42,7 @@ class VAE(head.CatalogHead):
         """Equation 2, 3 or 4."""
         variational: bool = True
         """Whether z is drawn; False is the denoising autoencoder."""
-        hidden: tuple[int, ...] = (600,)
+        hidden: tuple[PositiveInt, ...] = (600,)
         """Hidden layers of the encoder; the decoder's are the same in reverse."""
         latent: int = Field(200, gt=0)
         """Dimension of z, L."""

@@ -8,7 +8,7 @@ crosses this is "LR & DNN" of the DeepFM paper.
 from typing import Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from dist_rec.core import config, head
@@ -31,7 +31,7 @@ class WideDeep(head.Head):
         """Id features of the deep part; empty takes all. It has the dense features, too."""
         dim: int = Field(16, gt=0)
         """Embedding dimension of the deep part, D."""
-        hidden: tuple[int, ...] = (400, 400, 400)
+        hidden: tuple[PositiveInt, ...] = (400, 400, 400)
         """Hidden layers of the MLP."""
         dropout: float = Field(0.0, ge=0, lt=1)
         """Of the hidden units."""

@@ -1,7 +1,7 @@
 """xDeepFM: Lian et al. 2018, "xDeepFM: Combining Explicit and Implicit Feature Interactions" (equations 6, 7 and 9)."""
 
 import torch
-from pydantic import Field
+from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from dist_rec.core import config, head
@@ -19,9 +19,9 @@ class XDeepFM(head.Head):
 
         dim: int = Field(16, gt=0)
         """Factors of a feature, D."""
-        maps: tuple[int, ...] = Field((32, 32), min_length=1)
+        maps: tuple[PositiveInt, ...] = Field((32, 32), min_length=1)
         """Feature maps of each layer of the CIN."""
-        hidden: tuple[int, ...] = (400, 400, 400)
+        hidden: tuple[PositiveInt, ...] = (400, 400, 400)
         """Hidden layers of the MLP."""
         dropout: float = Field(0.0, ge=0, lt=1)
         """Of the hidden units."""

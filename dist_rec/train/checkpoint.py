@@ -4,7 +4,8 @@
                    └▶ thread: torch.distributed.checkpoint ─▶ checksums ─▶ state.json ─▶ rename ─▶ prune
 
 A folder `step_00001000` is whole or not there. Tensors are saved by name and place in the table, so that another
-number of processes and another sharding can load them; the rest is in `state.json`, beside a checksum of each file.
+number of processes and another sharding can load them; the rest is in `state.json`, beside a checksum of each file and
+of itself.
 """
 
 import json
@@ -52,6 +53,7 @@ class Checkpoints:
         self._thread = ThreadPoolExecutor(1, "checkpoint")
         self._group = dist.new_group(backend="gloo")
         self._pending: tuple[int, Future[None]] | None = None
+        self._whole: set[int] = set()
 
     def steps(self) -> list[int]:
         """Steps of the whole checkpoints, ascending."""
@@ -76,6 +78,7 @@ class Checkpoints:
             state: plain values; `best_step` protects a checkpoint from being pruned.
         """
         self.wait()
+        self._whole.discard(step)
         if self._process.first:
             with suppress(OSError):  # said by the save itself, which makes it too
                 self._folder.mkdir(parents=True, exist_ok=True)
@@ -122,7 +125,7 @@ class Checkpoints:
 
     def _commit(self, partial: Path, step: int, state: dict[str, Any]) -> None:
         with (partial / STATE).open("w") as file:
-            file.write(json.dumps(state, indent=1) + "\n")
+            file.write(json.dumps({**state, "checksum": _checksum_of(state)}, indent=1) + "\n")
             file.flush()
             os.fsync(file.fileno())
         final = self._path(step)
@@ -131,60 +134,88 @@ class Checkpoints:
         _sync_folder(self._folder)
         self._prune(state.get("best_step"))
 
-    def load_newest(self, model: DistributedModelParallel, optimizer: KeyedOptimizer) -> dict[str, Any] | None:
-        """Loads the newest checkpoint that is not damaged, warning of those that are; None if there is none."""
-        if self._process.first:
-            for left in self._folder.glob(".step_*.partial"):
-                shutil.rmtree(left, ignore_errors=True)
+    def newest(self) -> int | None:
+        """The step of the newest checkpoint that is not damaged, warning of those that are; None if there is none."""
         for step in reversed(self.steps()):
             damage = self.damage(step)
             if damage is None:
-                return self.load(step, model, optimizer)
+                return step
             if self._process.first:
                 self._say(f"{self._path(step)} is damaged ({damage}); trying the one before")
         return None
 
-    def load(self, step: int, model: DistributedModelParallel, optimizer: KeyedOptimizer | None) -> dict[str, Any]:
-        """Loads a checkpoint into the live tensors and returns its plain values.
+    def state(self, step: int) -> dict[str, Any]:
+        """The plain values of a checkpoint.
 
         Raises:
             UserError: if there is no such checkpoint or it is damaged.
         """
         self.wait()
-        path = self._path(step)
         if (damage := self.damage(step)) is not None:
-            raise UserError(f"{path}: {damage}; this run has checkpoints of the steps {self.steps()}")
+            raise UserError(f"{self._path(step)}: {damage}; this run has checkpoints of the steps {self.steps()}")
+        return json.loads((self._path(step) / STATE).read_text())
+
+    def load(self, step: int, model: DistributedModelParallel, optimizer: KeyedOptimizer | None) -> None:
+        """Loads a checkpoint into the live tensors.
+
+        Raises:
+            UserError: if there is no such checkpoint, it is damaged or its tensors are not those of the model.
+        """
+        self.state(step)
         if optimizer is not None:
             optimizer.init_state()
-        reader = dcp.FileSystemReader(path)
+        reader = dcp.FileSystemReader(self._path(step))
         resharding = Resharding(state_of(model, optimizer), reader.read_metadata())
         dcp.load(resharding.to_load(), storage_reader=reader)
         resharding.finish()
-        return json.loads((path / STATE).read_text())
+
+    def set_aside(self, step: int) -> None:
+        """Clears what is newer than a step: damaged checkpoints, so that none counts as one to keep, and partial ones.
+
+        The damaged ones stay beside the others under another name. Called by all processes, before training.
+        """
+        if self._process.first:
+            remove_partial(self._folder)
+            for newer in self.steps():
+                if newer > step:
+                    aside = self._folder / f"damaged_{newer:08d}"
+                    shutil.rmtree(aside, ignore_errors=True)
+                    self._path(newer).rename(aside)
+        dist.barrier(self._group)
 
     def damage(self, step: int) -> str | None:
         """What is wrong with a checkpoint, or None; the processes share the reading and agree on the answer."""
+        if step in self._whole:
+            return None
         path = self._path(step)
         try:
-            files = json.loads((path / STATE).read_text())["files"]
+            state = json.loads((path / STATE).read_text())
+            written, files = state.pop("checksum", None), state["files"]
             mine = sorted(files)[self._process.rank :: self._process.world]
             found = next((f"{name} is changed" for name in mine if _checksum(path / name) != files[name]), None)
+            if written not in (None, _checksum_of(state)):
+                found = f"{STATE} is changed"
         except FileNotFoundError as error:
             found = f"{error.filename} is missing"
         except (ValueError, KeyError, OSError) as error:
             found = f"{STATE} is unreadable: {error}"
-        return self._first_failure(found)
+        if (damage := self._first_failure(found)) is None:
+            self._whole.add(step)
+        return damage
 
     def find(self, which: str) -> int:
-        """The step of a checkpoint named by its step, as "last" or as "best"; raises UserError."""
+        """The step of an undamaged checkpoint named by its step, as "last" or as "best"; raises UserError."""
         steps = self.steps()
         if not steps:
             raise UserError(f"{self._folder} holds no checkpoint")
-        if which == "last":
-            return steps[-1]
-        if which == "best":
-            best = json.loads((self._path(steps[-1]) / STATE).read_text())["best_step"]
-            return steps[-1] if best is None else best
+        if which in ("last", "best"):
+            newest = self.newest()
+            if newest is None:
+                raise UserError(f"all checkpoints in {self._folder} are damaged: those of the steps {steps}")
+            best = self.state(newest)["best_step"] if which == "best" else None
+            if best is None or self.damage(best) is None:
+                return newest if best is None else best
+            raise UserError(f"the best checkpoint, {self._path(best)}, is damaged; --checkpoint last takes another one")
         if not which.isdecimal() or int(which) not in steps:
             raise UserError(f"no checkpoint {which!r}; this run has best, last and the steps {steps}")
         return int(which)
@@ -202,6 +233,12 @@ class Checkpoints:
         for step in self.steps():
             if step not in kept:
                 shutil.rmtree(self._path(step))
+
+
+def remove_partial(folder: Path) -> None:
+    """Removes what saves that did not end have left in a folder of checkpoints."""
+    for left in folder.glob(".step_*.partial"):
+        shutil.rmtree(left, ignore_errors=True)
 
 
 def _make_anew(folder: Path) -> str | None:
@@ -229,6 +266,10 @@ def _checksum(path: Path) -> str:
         while chunk := file.read(CHUNK):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def _checksum_of(state: dict[str, Any]) -> str:
+    return xxhash.xxh3_64_hexdigest(json.dumps(state, sort_keys=True).encode())
 
 
 def _sync_folder(path: Path) -> None:

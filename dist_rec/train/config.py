@@ -22,7 +22,6 @@ HOW_NOT_WHAT = (
     "data.threads",
     "data.prefetch",
     "embedding.sharding",
-    "embedding.tables",
     "train.device",
     "train.eval_batch",
     "train.log_every",
@@ -94,7 +93,7 @@ class CheckpointConfig(Config):
 class RunConfig(Config):
     """Everything that defines a run; the number of processes is not among it."""
 
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=1 << 63)
     """Of initial weights, order of rows and dropout."""
     task: Click.Config | Rating.Config | Implicit.Config | TopN.Config = Field(Click.Config(), discriminator="name")
     """What is predicted; its `name`, and its own keys."""
@@ -133,13 +132,18 @@ class RunConfig(Config):
         return [
             f"{key}: {theirs.get(key)} → {ours.get(key)}"
             for key in sorted(ours | theirs)
-            if ours.get(key) != theirs.get(key) and not key.startswith(HOW_NOT_WHAT)
+            if ours.get(key) != theirs.get(key) and _says_what(key)
         ]
 
     @property
     def head_name(self) -> str:
         """The name by which the head is found."""
         return self.head["name"]
+
+
+def _says_what(key: str) -> bool:
+    of_some = key.startswith(("embedding.lookups.", "embedding.tables.")) and key.endswith(".sharding")
+    return not (of_some or key.startswith(HOW_NOT_WHAT))
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

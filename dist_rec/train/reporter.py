@@ -1,7 +1,11 @@
 """What a run tells: the progress line, `metrics.jsonl` and TensorBoard."""
 
 import json
+import logging
+import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -9,31 +13,43 @@ from typing import Self
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from dist_rec.core.log import shown
+from dist_rec.core.log import shown, to_json
+
+log = logging.getLogger(__name__)
 
 
 class Reporter:
-    """Silent on every process but the first.
+    """Silent on every process but the first; a file that cannot be written is told of once and does not stop the run.
 
     Args:
         folder: the run's; None keeps silent.
         rows: that training reads in all.
         done: rows read before a resume.
+        step: at which the run begins or goes on; what was told of later steps, before a kill, is taken back.
     """
 
-    def __init__(self, folder: Path | None, rows: int, done: int) -> None:
+    def __init__(self, folder: Path | None, rows: int, done: int, step: int) -> None:
         self._folder = folder
         self._started = time.time()
+        self._failed = False
         if folder is None:
             return
-        self._file = (folder / "metrics.jsonl").open("a")
-        self._board = SummaryWriter(str(folder / "tensorboard"))
+        with self._forgiving():
+            _cut(folder / "metrics.jsonl", step)
         # On a terminal the line moves several times a second; in a log file a line every half minute is enough.
         self._bar = tqdm(
-            total=rows, initial=done, unit=" rows", unit_scale=True, desc="train", dynamic_ncols=True, smoothing=0.1
+            total=rows,
+            initial=done,
+            unit=" rows",
+            unit_scale=True,
+            desc="train",
+            dynamic_ncols=True,
+            smoothing=0.1,
+            mininterval=0.1 if sys.stderr.isatty() else 30,
         )
-        if not self._bar.fp.isatty():
-            self._bar.mininterval = 30
+        with self._forgiving():
+            self._file = (folder / "metrics.jsonl").open("a")
+            self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
 
     def advance(self, rows: int) -> None:
         """Moves the progress line by the rows of a global batch."""
@@ -44,15 +60,29 @@ class Reporter:
         """Writes values of a step; `kind` is train, valid, test or checkpoint."""
         if self._folder is None:
             return
-        record = {"kind": kind, "step": step, "time": round(time.time() - self._started, 3), **values}
-        self._file.write(json.dumps(record) + "\n")
-        self._file.flush()
-        for name, value in values.items():
-            self._board.add_scalar(f"{kind}/{name}", value, step)
+        if not self._failed:
+            with self._forgiving():
+                self._write(kind, step, values)
         if kind == "train":
             self._bar.set_postfix_str(f"loss {values['loss']:.4f}", refresh=False)
         elif kind != "checkpoint":
             self._bar.write(f"step {step}  {kind}: {shown(values)}")
+
+    def _write(self, kind: str, step: int, values: dict[str, float]) -> None:
+        record = {"kind": kind, "step": step, "time": round(time.time() - self._started, 3), **values}
+        self._file.write(to_json(record) + "\n")
+        self._file.flush()
+        for name, value in values.items():
+            self._board.add_scalar(f"{kind}/{name}", value, step)
+
+    @contextmanager
+    def _forgiving(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if not self._failed:
+                log.warning("the metrics in %s end here (%s); training goes on", self._folder, error)
+            self._failed = True
 
     def __enter__(self) -> Self:
         return self
@@ -60,7 +90,29 @@ class Reporter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._folder is not None:
-            self._bar.close()
-            self._board.close()
-            self._file.close()
+        if self._folder is None:
+            return
+        self._bar.close()
+        for name in ("_board", "_file"):
+            with self._forgiving():
+                if name in vars(self):
+                    getattr(self, name).close()
+
+
+def _cut(path: Path, step: int) -> None:
+    """Leaves out records of later steps, and a line that a kill left unfinished."""
+    if not path.is_file():
+        return
+    lines = path.read_text().splitlines(keepends=True)
+    kept = [line for line in lines if (of := _step_of(line)) is not None and of <= step]
+    if len(kept) < len(lines):
+        partial = path.with_name(f".{path.name}.partial")
+        partial.write_text("".join(kept))
+        partial.replace(path)
+
+
+def _step_of(line: str) -> int | None:
+    try:
+        return json.loads(line)["step"]
+    except ValueError:
+        return None

@@ -22,9 +22,10 @@ def check_fits(trained: Dataset, other: Dataset) -> None:
                 f"{other.path}: column {column.name!r} is {theirs.column(column.name)}, trained was {column}"
             )
     for name, table in ours.tables.items():
-        if theirs.tables[name] != table:
+        given = theirs.tables.get(name)
+        if given != table:
             raise UserError(
-                f"{other.path}: table {name!r} has {theirs.tables[name].rows} rows, the model was trained with "
+                f"{other.path}: table {name!r} has {given.rows if given else 'no'} rows, the model was trained with "
                 f"{table.rows}; prepare the data with --fitted-from {trained.path}"
             )
     if ours.transform != theirs.transform:
@@ -51,9 +52,12 @@ def score_split(run: Path, data: Path | None, split: str, checkpoint: str, proce
     """
     config = load_run(run)
     dataset = Dataset(config.data.path)
-    model = build_model(config, dataset.manifest, process)
     checkpoints = Checkpoints(run / "checkpoints", config.checkpoint, process)
-    checkpoints.load(checkpoints.find(checkpoint), model, None)
+    step = checkpoints.find(checkpoint)
+    if checkpoints.state(step)["data"] != dataset.manifest.checksum:
+        raise UserError(f"{dataset.path} is not what {run} was trained on at step {step}; prepare it as it was")
+    model = build_model(config, dataset.manifest, process)
+    checkpoints.load(step, model, None)
     scored = dataset
     if data is not None:
         scored = Dataset(data)

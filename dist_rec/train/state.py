@@ -19,6 +19,8 @@ from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadat
 from torchrec.distributed import DistributedModelParallel
 from torchrec.optim.keyed import KeyedOptimizer
 
+from dist_rec.core.errors import UserError
+
 State = dict[str, Tensor | ShardedTensor]
 
 
@@ -125,6 +127,9 @@ class Resharding:
     Args:
         state: what is loaded into.
         saved: the checkpoint's metadata.
+
+    Raises:
+        UserError: naming a tensor that is not in the checkpoint, or has there a size that cannot be brought into shape.
     """
 
     def __init__(self, state: State, saved: Metadata) -> None:
@@ -132,7 +137,13 @@ class Resharding:
         self._whole: dict[str, Tensor] = {}
         for name, value in state.items():
             entry = saved.state_dict_metadata.get(name)
-            if isinstance(entry, TensorStorageMetadata) and entry.size != value.size():
+            if not isinstance(entry, TensorStorageMetadata):
+                raise UserError(f"the checkpoint has no {name}; head, data and optimizers must keep their names")
+            if entry.size != value.size():
+                # One number a row in each column shard; its table, which comes before, has the size it was saved with.
+                if not name.endswith(".momentum1") or len(entry.size) != 1 or len(value.size()) != 1:
+                    sizes = f"{[*entry.size]} in the checkpoint, {[*value.size()]} in this run"
+                    raise UserError(f"{name} is {sizes}; head, data and optimizers must keep their sizes")
                 self._live[name] = value
                 self._whole[name] = torch.empty(entry.size, dtype=entry.properties.dtype)
         self._state = state

@@ -11,7 +11,7 @@ import time
 from collections import defaultdict, deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,12 @@ import torch
 
 from dist_rec.core.batch import Batch
 from dist_rec.core.errors import Interrupted, UserError
+from dist_rec.core.log import to_json
 from dist_rec.core.noise import noise
 from dist_rec.core.process import Process
 from dist_rec.data.loader import Loader
 from dist_rec.data.shards import Dataset
+from dist_rec.tasks.click import Click
 from dist_rec.train.checkpoint import Checkpoints
 from dist_rec.train.config import RunConfig
 from dist_rec.train.evaluator import evaluate
@@ -45,6 +47,10 @@ class Progress:
     best_step: int | None = None
     best_score: float | None = None
     evaluations_since_best: int = 0
+    skipped_rows: int = 0
+    """Left out for damage, by all processes."""
+    skipped_steps: list[int] = field(default_factory=list)
+    """Left out for a loss that is not a number."""
 
 
 class Trainer:
@@ -64,6 +70,9 @@ class Trainer:
                 log.warning("%s: %s", self.dataset.path, oddity)
         self.task = config.build_task()
         self.train_loader = self._loader("train")
+        # Built before training, so that a split that cannot be scored is told of now.
+        splits = [split for split in self.dataset.manifest.splits if split in ("valid", "test")]
+        self.scored = {split: self._loader(split) for split in splits}
         self.steps = config.train.steps or config.train.epochs * self.train_loader.steps_per_epoch
         self.parameters = count_parameters(config, self.dataset.manifest)
         self.model = build_model(config, self.dataset.manifest, process)
@@ -86,9 +95,10 @@ class Trainer:
         Raises:
             UserError: naming what differs.
         """
-        state = self.checkpoints.load_newest(self.model, self.optimizer)
-        if state is None:
-            return
+        step = self.checkpoints.newest()
+        if step is None:
+            return self.checkpoints.set_aside(0)
+        state = self.checkpoints.state(step)
         changes = self.config.changes(RunConfig.parse(state["config"]))
         if state["data"] != self.dataset.manifest.checksum:
             changes.append(f"the data: {self.dataset.path} is not what the run was trained on")
@@ -96,6 +106,8 @@ class Trainer:
             raise UserError(
                 f"{self.folder} cannot go on with {'; '.join(changes)} (--allow-changes goes on all the same)"
             )
+        self.checkpoints.load(step, self.model, self.optimizer)
+        self.checkpoints.set_aside(step)
         self.progress = Progress(**state["progress"])
 
     def fit(self) -> dict[str, Any]:
@@ -107,17 +119,19 @@ class Trainer:
         first, progress = self.progress.step, self.progress
         interruption = Interruption(self.process)
         batches = self._timed(self.train_loader.batches(first, self.steps))
-        rows_before = self._rows_until(first)
+        rows_before = self._trained_rows()
         if not first and self.config.pretrained.runs:
             start_from(self.model, self.config.pretrained.runs, self.process)
         self.model.train()
         self.checkpoints.reserve(self.model, self.optimizer)
-        with Reporter(self.folder if self.process.first else None, self._rows_until(self.steps), rows_before) as report:
+        told = self.folder if self.process.first else None
+        with Reporter(told, self._rows_until(self.steps), self._rows_until(first), first) as report:
             while progress.step < self.steps and not self._out_of_patience():
                 end = self._segment_end(progress.step)
                 with self._clock("train"):
                     self._run_segment(_Segment(batches, end - progress.step), report, interruption)
                     stopped = interruption.asked()
+                self._count_skipped()
                 if progress.step == end and self._falls(self._evaluate_every, end):
                     self._evaluate(report)
                 with self._clock("checkpoint"):
@@ -129,19 +143,37 @@ class Trainer:
             with self._clock("checkpoint"):
                 self.checkpoints.close()
             result = self._final_scores()
-        rows = self._rows_until(progress.step) - rows_before
+        rows = self._trained_rows() - rows_before
         result["train"] = {
             "rows": rows,
             "steps": progress.step - first,
             "rows_per_s": rows / self.seconds["train"] if rows else 0.0,
-            "skipped_rows": self._global_sum(self.train_loader.skipped_rows),
-            "skipped_steps": self._everywhere(self.skipped_steps),
+            "skipped_rows": progress.skipped_rows,
+            "skipped_steps": progress.skipped_steps,
             "seconds": {name: round(value, 3) for name, value in self.seconds.items()},
         }
+        if progress.step == first:
+            # Nothing was left to train: what the run told of its training stays.
+            result["train"] |= self._earlier_result().get("train", {})
         result["parameters"] = self.parameters
         if self.process.first:
-            (self.folder / "result.json").write_text(json.dumps(result, indent=1) + "\n")
+            self._write_result(result)
         return result
+
+    def _earlier_result(self) -> dict[str, Any]:
+        try:
+            return json.loads((self.folder / "result.json").read_text())
+        except (OSError, ValueError):
+            return {}
+
+    def _write_result(self, result: dict[str, Any]) -> None:
+        path, partial = self.folder / "result.json", self.folder / ".result.json.partial"
+        try:
+            partial.write_text(to_json(result, indent=1) + "\n")
+            partial.replace(path)
+        except OSError as error:
+            partial.unlink(missing_ok=True)
+            log.warning("%s was not written: %s", path, error)
 
     def _run_segment(self, batches: "_Segment", report: Reporter, interruption: Interruption) -> None:
         """Trains on the batches, or fewer if asked to stop."""
@@ -165,6 +197,12 @@ class Trainer:
                 batches.close()
         for step, loss in unchecked:
             self._check_finite(step, loss)
+
+    def _count_skipped(self) -> None:
+        progress, loader = self.progress, self.train_loader
+        progress.skipped_rows += int(self._global_sum(loader.skipped_rows))
+        progress.skipped_steps = self._everywhere({*progress.skipped_steps, *self.skipped_steps})
+        loader.skipped_rows = 0
 
     def _check_finite(self, step: int, loss: torch.Tensor) -> None:
         if math.isfinite(float(loss)):
@@ -192,13 +230,14 @@ class Trainer:
 
     def _evaluate(self, report: Reporter) -> None:
         progress = self.progress
-        if "valid" not in self.dataset.manifest.splits:
+        if "valid" not in self.scored:
             return
         scores = self._score("valid")
         report.log("valid", progress.step, **scores)
         name, better = self.task.best
         score = scores[name]
-        if progress.best_score is None or better(score, progress.best_score) != progress.best_score:
+        best = progress.best_score
+        if not math.isnan(score) and (best is None or better(score, best) != best):
             progress.best_step, progress.best_score, progress.evaluations_since_best = progress.step, score, 0
         else:
             progress.evaluations_since_best += 1
@@ -208,12 +247,11 @@ class Trainer:
         if best is not None and best != self.progress.step:
             self.pipeline.detach()
             self.checkpoints.load(best, self.model, None)
-        splits = [split for split in ("valid", "test") if split in self.dataset.manifest.splits]
-        return {"best_step": best, **{split: self._score(split) for split in splits}}
+        return {"best_step": best, **{split: self._score(split) for split in self.scored}}
 
     def _score(self, split: str) -> dict[str, float]:
         with self._clock("evaluate"):
-            return evaluate(self.pipeline.detach(), self._loader(split), self.task, self.process)
+            return evaluate(self.pipeline.detach(), self.scored[split], self.task, self.process)
 
     def _loader(self, split: str) -> Loader:
         config, training = self.config, split == "train"
@@ -249,6 +287,9 @@ class Trainer:
         epochs, rest = divmod(step, self.train_loader.steps_per_epoch)
         return epochs * self.train_loader.rows + min(rest * self.config.train.batch, self.train_loader.rows)
 
+    def _trained_rows(self) -> int:
+        return self._rows_until(self.progress.step) - self.progress.skipped_rows
+
     def _global_sum(self, value: torch.Tensor | int) -> float:
         total = torch.as_tensor(value, device=self.process.device).clone()
         torch.distributed.all_reduce(total)
@@ -268,12 +309,21 @@ class Trainer:
         }
 
     def _timed(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        checked = False
         while True:
             with self._clock("wait for data"):
                 batch = next(batches, None)
             if batch is None:
                 return
+            if not checked:
+                self._check_labels(batch.labels)
+                checked = True
             yield batch
+
+    def _check_labels(self, labels: torch.Tensor) -> None:
+        bad = labels[(labels != 0) & (labels != 1)]
+        if isinstance(self.task, Click) and len(bad):
+            raise UserError(f"{self.dataset.path}: a label is {float(bad[0]):g}; task 'click' wants 0 and 1")
 
     @contextmanager
     def _clock(self, name: str) -> Iterator[None]:

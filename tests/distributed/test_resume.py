@@ -126,25 +126,66 @@ def test_changes_are_refused_by_name(data: Path, tmp_path: Path) -> None:
     run_distributed(train, 1, changed, tmp_path / "run", True)
 
 
-def newest_damaged(config: dict, folder: Path) -> int:
+@pytest.mark.parametrize(
+    ("section", "key", "value", "tensor"),
+    [
+        ("head", "dim", 16, r"model\..*/tag\.weight is \[7, 8\] in the checkpoint, \[7, 16\] in this run"),
+        ("optimizer", "name", "adagrad", r"the checkpoint has no optimizer\..*\.sum;"),
+        ("embedding", "optimizer", "adam", r"optimizer\..*/user\.weight\.momentum1 is \[13\] in"),
+    ],
+)
+def test_changes_of_shape_are_refused_by_name(
+    data: Path, tmp_path: Path, section: str, key: str, value: Any, tensor: str
+) -> None:
+    config = settings(data)
+    run_distributed(train_until, 1, config, tmp_path, 7)
+    changed = {**config, section: {**config.get(section, {}), key: value}}
+    with pytest.raises(ProcessFailure, match=rf"UserError: .* cannot go on with {section}\.{key}: .* → {value}"):
+        run_distributed(train, 1, changed, tmp_path)
+    with pytest.raises(ProcessFailure, match=f"UserError: {tensor}"):
+        run_distributed(train, 1, changed, tmp_path, True)
+
+
+def newest_damaged(config: dict, folder: Path) -> tuple[int, int, list[int]]:
     trainer = Trainer(RunConfig.parse(config), this_process("cpu"), folder)
+    found = trainer.checkpoints.find("last")
     trainer.resume()
-    return trainer.progress.step
+    return found, trainer.progress.step, trainer.checkpoints.steps()
 
 
-@pytest.mark.parametrize("damage", ["flip", "truncate", "remove", "state"])
+@pytest.mark.parametrize("damage", ["flip", "truncate", "remove", "state", "state flip"])
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(data: Path, tmp_path: Path, damage: str) -> None:
     config = settings(data)
     run_distributed(train_until, 2, config, tmp_path, 14)
     newest = tmp_path / "checkpoints" / "step_00000014"
-    file = newest / "state.json" if damage == "state" else next(newest.glob("__1_*"))
+    file = newest / "state.json" if "state" in damage else next(newest.glob("__1_*"))
     content = bytearray(file.read_bytes())
-    content[len(content) // 2] ^= 8
+    content[content.index(b'"data"') + 2 if damage == "state flip" else len(content) // 2] ^= 8
     if damage == "remove":
         file.unlink()
     else:
         file.write_bytes(content[:-10] if damage in ("truncate", "state") else content)
-    assert run_distributed(newest_damaged, 2, config, tmp_path) == [12, 12]
+    assert run_distributed(newest_damaged, 2, config, tmp_path) == [(12, 12, [7, 12])] * 2
+    assert (tmp_path / "checkpoints" / "damaged_00000014").is_dir()
+
+
+def found(config: dict, folder: Path, which: str) -> int:
+    return Trainer(RunConfig.parse(config), this_process("cpu"), folder).checkpoints.find(which)
+
+
+def test_damage_of_the_best_or_of_all_checkpoints_is_told(data: Path, tmp_path: Path) -> None:
+    config = settings(data)
+    run_distributed(train_until, 1, config, tmp_path, 14)
+    for step in (12, 14):
+        (tmp_path / f"checkpoints/step_{step:08d}/.metadata").unlink()
+    state = tmp_path / "checkpoints/step_00000007/state.json"
+    state.write_text(json.dumps({"best_step": 12, "files": {}}))
+    with pytest.raises(ProcessFailure, match=r"UserError: the best checkpoint, .*step_00000012, is damaged"):
+        run_distributed(found, 1, config, tmp_path, "best")
+    assert run_distributed(found, 1, config, tmp_path, "last") == [7]
+    state.unlink()
+    with pytest.raises(ProcessFailure, match=r"UserError: all checkpoints in .* steps \[7, 12, 14\]"):
+        run_distributed(found, 1, config, tmp_path, "best")
 
 
 def not_saved(config: dict, folder: Path) -> tuple[list[int], bool]:
@@ -202,3 +243,34 @@ def test_a_loss_that_is_not_a_number(data: Path, tmp_path: Path) -> None:
     (skipped, first), (also, second) = run_distributed(not_finite, 2, data, tmp_path / "skip", "skip")
     assert skipped == also == [4]
     assert first == second
+
+
+def test_a_split_that_cannot_be_scored_stops_the_run_before_training(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(ProcessFailure, match="UserError: 2 processes, but a global batch of 1 rows of 'valid'"):
+        run_distributed(train, 2, settings(data, eval_batch=1), tmp_path)
+    assert not (tmp_path / "metrics.jsonl").exists()
+
+
+def test_a_finished_run_that_goes_on_keeps_its_result(data: Path, tmp_path: Path) -> None:
+    config = settings(data, steps=7)
+    run_distributed(train, 1, config, tmp_path)
+    files = [tmp_path / "result.json", tmp_path / "metrics.jsonl"]
+    before = [file.read_text() for file in files]
+    run_distributed(train, 1, config, tmp_path)
+    assert [file.read_text() for file in files] == before
+
+
+def test_rows_left_out_are_counted_when_they_are_missed(tmp_path: Path) -> None:
+    """Once each epoch, whatever was read ahead of a stop, and not among the rows that were trained on."""
+    file = write_small_data(tmp_path / "data") / "train/0.arrows"
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    config = settings(tmp_path / "data")
+    config["data"]["on_corrupt"] = "skip"
+    ((whole, _),) = run_distributed(train, 1, config, tmp_path / "whole")
+    run_distributed(train_until, 2, config, tmp_path / "parts", 7)
+    (parts, _), _ = run_distributed(train, 2, config, tmp_path / "parts")
+    lost = whole["train"]["skipped_rows"]
+    assert 2 * 32 <= lost <= 3 * 32 and parts["train"]["skipped_rows"] == lost
+    assert whole["train"]["rows"] == STEPS * BATCH - lost

@@ -126,6 +126,14 @@ def test_data_fitted_anew_is_refused_by_a_run(
     assert "nowhere" in refused(*DIST_REC, "evaluate", "nowhere")
 
 
+def test_data_prepared_again_are_refused_by_evaluate(tmp_path: Path, refused: Refused) -> None:
+    data, run_folder = write_small_data(tmp_path / "data"), tmp_path / "run"
+    train(1, data, run_folder, "train.steps=1")
+    manifest = Manifest.from_json((data / "manifest.json").read_text(), "")
+    manifest.model_copy(update={"tables": {**manifest.tables, "user": Table(rows=14)}}).save(data)
+    assert f"{data} is not what {run_folder} was trained on" in refused(*DIST_REC, "evaluate", run_folder)
+
+
 def test_a_port_in_use(tmp_path: Path, refused: Refused, criteo: Criteo) -> None:
     settings = (CONFIG, f"data.path={criteo.data}", *SMALL, "--run-dir", tmp_path / "run")
     with socket.socket() as taken:

@@ -97,5 +97,5 @@ def test_heads_are_listed_with_their_keys() -> None:
 
 
 def test_the_doctor_finds_this_installation_well() -> None:
-    findings = json.loads(dist_rec("doctor", "--json").out.splitlines()[-1])
-    assert len(findings) >= 6 and all(finding["good"] for finding in findings)
+    found = dist_rec("doctor", "--json").json
+    assert found["good"] and len(found["findings"]) >= 6 and all(finding["good"] for finding in found["findings"])

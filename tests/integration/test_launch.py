@@ -10,7 +10,7 @@ from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 from dist_rec.cli.launch import verdict
 from dist_rec.core.log import NOTES, Note, complain, read_notes
-from tests.integration.conftest import environment
+from tests.integration.conftest import LOCAL, environment, run
 
 SCRIPT = """
 import os, signal, time
@@ -39,6 +39,21 @@ def test_a_process_that_the_launcher_ended_explains_nothing() -> None:
     notes = [Note(1, 1, "Traceback", 1.0)]
     assert verdict(notes, died(0, -signal.SIGTERM) | died(1, 1)) == ("Traceback", 1)
     assert verdict([], died(0, 3)) == ("error: process 0 ended with exit code 3", 3)
+
+
+def test_a_rank_that_is_no_number_is_complained_of(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv(NOTES, raising=False)
+    monkeypatch.setenv("RANK", "x")
+    assert complain("error: RANK must be an integer", 2) == 2
+    assert capsys.readouterr().err == "error: RANK must be an integer\n"
+
+
+@pytest.mark.parametrize("processes", ["0", "many"])
+def test_a_number_of_processes_that_cannot_be(processes: str) -> None:
+    ended = run(LOCAL, processes, "config.toml", code=2)
+    assert ended.err.startswith(f"error: {processes} processes: ") and len(ended.err.splitlines()) == 1
 
 
 def test_only_the_newest_start_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,11 +23,34 @@ LEAST: dict[str, Any] = {"data": {"path": "nowhere"}, "head": {"name": "lr"}}
         ({"task": {"name": "rating", "rnage": (1.0, 5.0)}}, "unknown key 'task.rnage'; known: name, range"),
         ({"task": {"range": (1.0, 5.0)}}, "missing key 'task.name'"),
         ({"data": {"window": 8}}, "missing key 'data.path'"),
+        ({"seed": 1 << 63}, "seed = 9223372036854775808: input should be less than"),
     ],
 )
 def test_the_key_is_named(values: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         RunConfig.parse({**LEAST, **values})
+
+
+@pytest.mark.parametrize("some", ["tables", "lookups"])
+def test_of_the_settings_of_some_tables_only_their_sharding_may_change(some: str) -> None:
+    def config(**settings: Any) -> RunConfig:
+        return RunConfig.parse({**LEAST, "embedding": {some: {"wide": settings}}})
+
+    assert config(sharding="row_wise").changes(RunConfig.parse(LEAST)) == []
+    assert config(lr=0.5).changes(config(lr=0.25)) == [f"embedding.{some}.wide.lr: 0.25 → 0.5"]
+
+
+@pytest.mark.parametrize(
+    ("head", "message"),
+    [
+        ({"name": "dlrm", "bottom": (-3,)}, r"head.bottom.0 = -3: input should be greater than 0"),
+        ({"name": "dlrm", "top": (32, 0)}, r"head.top.1 = 0: input should be greater than 0"),
+        ({"name": "../x"}, r"head.name = '../x': not the name of a module; known heads: .*dlrm"),
+    ],
+)
+def test_the_key_of_a_head_is_named(head: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        RunConfig.parse({**LEAST, "head": head}).head_config()
 
 
 def test_lists_become_tuples() -> None:

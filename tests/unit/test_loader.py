@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from dist_rec.core.batch import Batch
 from dist_rec.core.errors import UserError
 from dist_rec.core.schema import Column, Manifest, Shard, Split, Table
+from dist_rec.data import shards
 from dist_rec.data.loader import Loader, LoaderConfig
 from dist_rec.data.shards import CorruptBlock, Dataset, ShardWriter, arrow_schema
 
@@ -56,21 +57,21 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 def make(folder: Path, parquet: bool = False) -> Path:
-    shards, first = [], 0
+    written, first = [], 0
     for number, rows in enumerate(ROWS):
         if parquet:
             path = f"train/{number}.parquet"
             (folder / "train").mkdir(exist_ok=True)
             pq.write_table(table(first, rows), folder / path, row_group_size=10, write_page_checksum=True)
-            shards.append(Shard(path=path, rows=rows))
+            written.append(Shard(path=path, rows=rows))
         else:
             with ShardWriter(folder, f"train/{number}.arrows", arrow_schema(COLUMNS), block_rows=16) as writer:
                 writer.write(table(first, rows // 3))
                 writer.write(table(first + rows // 3, rows - rows // 3))
-                shards.append(writer.close())
+                written.append(writer.close())
         first += rows
     tables = {"user": Table(rows=100), "item": Table(rows=31)}
-    splits = {"train": Split(rows=sum(ROWS), shards=tuple(shards)), "empty": Split(rows=0, shards=())}
+    splits = {"train": Split(rows=sum(ROWS), shards=tuple(written)), "empty": Split(rows=0, shards=())}
     Manifest(columns=COLUMNS, tables=tables, splits=splits).save(folder)
     return folder
 
@@ -159,12 +160,52 @@ def test_an_empty_split(tmp_path: Path) -> None:
         Loader(Dataset(make(tmp_path)), "empty", LoaderConfig(path="x"), batch=8)
 
 
+def test_few_files_are_open_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shards, "OPEN_FILES", 1)
+    dataset = Dataset(make(tmp_path))
+    for shard, index, rows in dataset.blocks("train"):
+        assert dataset.read_block(shard, index).num_rows == rows
+        files = [file.resolve() for file in Path("/proc/self/fd").iterdir()]
+        assert sum(tmp_path in file.parents for file in files) == 1
+
+
+def test_a_file_that_cannot_be_opened_now_is_not_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its rows are not left out, whatever `on_corrupt` says."""
+    dataset = Dataset(make(tmp_path))
+
+    def too_many(path: str) -> None:
+        raise OSError(24, f"Failed to open local file '{path}'", "Too many open files")
+
+    monkeypatch.setattr(dataset, "_open", too_many)
+    loader = Loader(dataset, "train", LoaderConfig(path="x", on_corrupt="skip"), batch=64)
+    with pytest.raises(UserError, match=r"block \d+ cannot be read: .*Failed to open") as raised:
+        list(loader.batches(0, 1))
+    assert not isinstance(raised.value, CorruptBlock)
+
+
+def test_an_address_that_no_file_system_has() -> None:
+    with pytest.raises(UserError, match="'foo://bar': Unrecognized filesystem"):
+        Dataset("foo://bar")
+
+
 def test_an_id_outside_its_table(tmp_path: Path) -> None:
     manifest = Dataset(make(tmp_path)).manifest
     small = manifest.model_copy(update={"tables": {**manifest.tables, "item": Table(rows=30)}})
     small.save(tmp_path)
     with pytest.raises(UserError, match=r"train/\d.arrows, row \d+: feature '(item|tags)' has id 30, .* 'item' of 30"):
         load(tmp_path, 0, 1, 50, 0, 5)
+
+
+@pytest.mark.parametrize("column", ["age", "user", "tags", "history"])
+def test_empty_values_are_named(tmp_path: Path, column: str) -> None:
+    folder = make(tmp_path, parquet=True)
+    rows = table(0, ROWS[0])
+    values = rows[column].to_pylist()
+    values[60] = [3, None] if column == "history" else None
+    rows = rows.set_column(rows.schema.get_field_index(column), column, pa.array(values, rows[column].type))
+    pq.write_table(rows, folder / "train/0.parquet", row_group_size=10)
+    with pytest.raises(UserError, match=f"train/0.parquet, row 60: column '{column}' has an empty value"):
+        load(folder, 0, 1, 50, 0, 5)
 
 
 @pytest.mark.parametrize("damage", ["flip", "truncate", "remove"])

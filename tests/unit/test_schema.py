@@ -2,6 +2,7 @@
 
 import pytest
 
+from dist_rec.core.errors import UserError
 from dist_rec.core.schema import Column, Manifest, Split, Table
 
 SPLIT = Split(rows=10, positives=3, shards=())
@@ -26,3 +27,9 @@ def manifest(rows: int = 5, **split: int) -> Manifest:
 )
 def test_oddities(odd: Manifest, said: tuple[str, ...]) -> None:
     assert odd.oddities() == said
+
+
+def test_a_column_of_a_table_that_is_not_listed() -> None:
+    text = manifest().model_copy(update={"tables": {}}).model_dump_json()
+    with pytest.raises(UserError, match="here: column 'city' is of table 'city', which is not listed"):
+        Manifest.from_json(text, "here")
