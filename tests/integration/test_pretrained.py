@@ -103,7 +103,7 @@ path = "{data}"
 batch = 64
 precision = "fp32"
 [head]
-dim = 8
+dim = 6
 """
 
 
@@ -128,3 +128,6 @@ def test_rows_of_tables_come_from_all_processes(tmp_path: Path, data: Path) -> N
     for config in llorma:
         for found in run_distributed(anchors, 2, config, mf):
             assert found == alone
+    # Both are padded to 8 columns.
+    wider = ("train", llorma[0], f"pretrained.runs=['{mf}']", "head.dim=7", "--run-dir", tmp_path / "wider")
+    assert "factors/user has 6 columns, this model's has 7; give both the same" in run(*DIST_REC, *wider, code=2).err
