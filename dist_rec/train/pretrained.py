@@ -53,8 +53,8 @@ def _check_widths(config: RunConfig, run: str, head: Head, dims: dict[str, int])
             table = f"{lookup.name}/{head.manifest.column(feature).table}"
             if dims.get(table, lookup.dim) != lookup.dim:
                 raise UserError(
-                    f"{run}: {table} has {lookup.dim} columns, this model's has {dims[table]}; give both the same "
-                    "head.dim, and mind that biases are columns too"
+                    f"{run}: {table} has {lookup.dim} columns, this model's has {dims[table]}; give both heads the "
+                    "same sizes, such as head.dim (biases are columns too)"
                 )
 
 
@@ -71,7 +71,7 @@ def _load(model: DistributedModelParallel, path: Path, run: str) -> dict[str, Te
         if value.size() != saved[name].size:
             raise UserError(
                 f"{run}: {name} is {[*saved[name].size]}, this model has {[*value.size()]}; use the same data, "
-                "and the same head.dim and biases"
+                "and heads of the same sizes, such as head.dim (biases are columns too)"
             )
     if not tables:
         raise UserError(f"{run} has none of this model's tables; see pretrained.runs")

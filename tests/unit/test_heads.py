@@ -1,5 +1,6 @@
 """What every head must do, by itself: see `dist_rec.core.head`."""
 
+import re
 from typing import Any
 
 import pytest
@@ -228,6 +229,39 @@ def test_unfit_columns(name: str, settings: dict[str, Any], message: str) -> Non
 def test_unfit_settings(name: str, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         find_head(name).Config.parse(settings, "head.")
+
+
+def adopted(parts: str, *pretrained: dict[str, Any]) -> tuple[Head, list[Head]]:
+    """A NeuMF that starts from others."""
+    sizes = {"factors": 4, "hidden": [8, 6], "tradeoff": 0.3}
+    heads = [build("neumf", {**sizes, **settings}, seed=1) for settings in pretrained]
+    neumf = build("neumf", {**sizes, "parts": parts})
+    neumf.adopt([head.state_dict() for head in heads], lambda table, ids: torch.empty(0))
+    return neumf, heads
+
+
+def test_neumf_finds_its_parts_in_any_order() -> None:
+    for order in ("gmf", "mlp"), ("mlp", "gmf"):
+        neumf, heads = adopted("both", *({"parts": parts} for parts in order))
+        gmf, mlp = (heads[order.index(parts)] for parts in ("gmf", "mlp"))
+        assert torch.equal(neumf.last.weight, torch.cat([0.3 * gmf.last.weight, 0.7 * mlp.last.weight], dim=1))
+        assert torch.equal(neumf.deep[0].weight, mlp.deep[0].weight)
+
+
+@pytest.mark.parametrize(
+    ("parts", "pretrained", "message"),
+    [
+        ("both", [{"parts": "gmf"}] * 2, 'one of head.parts="gmf" and one of head.parts="mlp"'),
+        ("both", [{"parts": "mlp"}] * 2, 'one of head.parts="gmf" and one of head.parts="mlp"'),
+        ("gmf", [{"parts": "gmf"}, {"parts": "mlp"}], 'two pretrained.runs are for head.parts="both"'),
+        ("both", [{"parts": "gmf", "factors": 5}, {"parts": "mlp"}], "do not make up this head"),
+        ("both", [{"parts": "gmf"}, {"parts": "mlp", "dropout": 0.1}], "do not make up this head"),
+        ("both", [{"parts": "gmf"}, {"parts": "mlp", "hidden": [7, 6]}], "the pre-trained deep.0.weight is [7, 14]"),
+    ],
+)
+def test_neumf_refuses_parts_that_do_not_fit(parts: str, pretrained: list[dict[str, Any]], message: str) -> None:
+    with pytest.raises(UserError, match=re.escape(message)):
+        adopted(parts, *pretrained)
 
 
 def test_one_table_is_enough() -> None:
