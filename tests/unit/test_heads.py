@@ -89,6 +89,15 @@ def test_bf16_is_close_to_fp32(name: str, settings: dict[str, Any]) -> None:
 
 
 @every_head
+def test_fp64_is_close_to_fp32(name: str, settings: dict[str, Any]) -> None:
+    inputs, _ = random_inputs(name, settings, ROWS)
+    expected = score(build(name, settings), inputs)
+    scores = score(build(name, settings).double(), inputs.double())
+    assert scores.dtype == torch.float64
+    torch.testing.assert_close(scores.float(), expected, rtol=1e-4, atol=1e-5)
+
+
+@every_head
 @pytest.mark.parametrize("rows", [0, 1])
 def test_hardly_any_rows(name: str, settings: dict[str, Any], rows: int) -> None:
     head = build(name, settings)
