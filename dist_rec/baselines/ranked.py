@@ -21,7 +21,7 @@ from dist_rec.data.loader import Loader, LoaderConfig
 from dist_rec.data.negatives import seen_pairs
 from dist_rec.data.shards import Dataset
 from dist_rec.embedding.ranking import count_before
-from dist_rec.tasks.implicit import CANDIDATES, ITEM, USER, Implicit
+from dist_rec.tasks.implicit import CANDIDATES, ITEM, USER, Implicit, check_candidates
 from dist_rec.tasks.ranking_metrics import RankingMetrics
 from dist_rec.tasks.task import Evidence
 from dist_rec.tasks.top_n import TopN, column_of
@@ -96,10 +96,11 @@ def _holds_items(manifest: Manifest, name: str) -> bool:
 
 
 def _among_candidates(baseline: Baseline, batch: Batch, seen_UI: csr_array) -> Evidence:
-    """As of `Implicit`: the item among its candidates."""
+    """As of `Implicit`: the item among its candidates; raises UserError if it has none."""
     user_B, item_B, candidates = batch.ids[USER].values(), batch.ids[ITEM].values(), batch.ids[CANDIDATES]
-    scores_BI = torch.from_numpy(baseline.scores(seen_UI[user_B.numpy()]))
     lengths_B = candidates.lengths()
+    check_candidates(lengths_B)
+    scores_BI = torch.from_numpy(baseline.scores(seen_UI[user_B.numpy()]))
     query_V = torch.arange(len(user_B)).repeat_interleave(lengths_B)
     target_V, score_V = scores_BI[query_V, item_B[query_V]], scores_BI[query_V, candidates.values()]
     before_B = torch.zeros(len(user_B), dtype=torch.float64)

@@ -60,8 +60,8 @@ def _read_candidates(path: str, ratings: Ratings, test_N: NDArray[np.bool_]) -> 
         The code of each candidate of each test rating in the order of the ratings, -1 for an unknown item, [R, K].
 
     Raises:
-        UserError: naming the file, and the line or user, if lines differ in length, or a test rating has no line or a
-            line of another item.
+        UserError: naming the file, and the line or user, if lines differ in length, or a test rating has no line, a
+            line of another item or one without candidates.
     """
     table = _read_table(path)
     names = table.column_names
@@ -83,7 +83,17 @@ def _read_candidates(path: str, ratings: Ratings, test_N: NDArray[np.bool_]) -> 
         row = int(np.argmax(other_R))
         item = ratings.items[ratings.item_N[test_N][row]]
         raise UserError(f"{path}, line {line_R[row] + 1} is of another item than the user's test item, {item}")
+    _check_filled(path, table, pc.list_element(key, 1), line_R)
     return candidates_LK[line_R]
+
+
+def _check_filled(path: str, table: pa.Table, item_L: pa.ChunkedArray, line_R: NDArray[np.int64]) -> None:
+    """Raises UserError if a line that is used holds nothing beside its own item."""
+    columns = [table[name] for name in table.column_names[1:]]
+    void_L = np.all([pc.or_(pc.equal(column, ""), pc.equal(column, item_L)).to_numpy() for column in columns], axis=0)
+    if void_L[line_R].any():
+        line = line_R[np.argmax(void_L[line_R])]
+        raise UserError(f"{path}, line {line + 1}, {table['positive'][line]}, has no candidates beside its own item")
 
 
 def _read_table(path: str) -> pa.Table:
