@@ -32,7 +32,9 @@ def find_candidates(encoded: Encoded, splitter: LeaveOneOut, warn: Callable[[str
         code_RK = _read_candidates(splitter.negatives, encoded.ratings, encoded.parts.targets(TEST))
         found[TEST], num = _given(code_RK, encoded, warn), code_RK.shape[1]
     every_pair_S = encoded.pairs(np.ones(len(encoded.ratings), np.bool_))
-    negatives = Negatives(every_pair_S, encoded.users, encoded.items, splitter.seed, splitter.by)
+    negatives = Negatives(
+        every_pair_S, encoded.users, encoded.items, splitter.seed, splitter.by, name=encoded.user_named
+    )
     for part, of_part in ((TRAIN, 0), (VALID, num), (TEST, num)):
         if part not in found:
             target_N = encoded.parts.targets(part)
@@ -44,12 +46,16 @@ def find_candidates(encoded: Encoded, splitter: LeaveOneOut, warn: Callable[[str
 
 def _given(code_RK: NDArray[np.int32], encoded: Encoded, warn: Callable[[str], None]) -> pa.ListArray:
     """The rows of given candidates, without the test item itself wherever it is among them."""
-    other_RK = code_RK != encoded.ratings.item_N[encoded.parts.targets(TEST), None]
+    test_N = encoded.parts.targets(TEST)
+    user_R = encoded.ratings.user_N[test_N]
+    other_RK = code_RK != encoded.ratings.item_N[test_N, None]
     item_RK = np.where(code_RK < 0, 0, encoded.item_K[code_RK])
     if own := int((~other_RK).sum()):
-        warn(f"{own} test items are among their own candidates; they are left out there")
+        first = encoded.ratings.users[int(user_R[np.argmin(other_RK.all(1))])]
+        warn(f"{own} test items are among their own candidates, first user {first}'s; they are left out there")
     if unknown := int((item_RK == 0).sum()):
-        warn(f"{unknown} candidates of the test are items that training never saw: row 0 of the table")
+        first = encoded.ratings.users[int(user_R[np.argmax((item_RK == 0).any(1))])]
+        warn(f"{unknown} candidates are items that training never saw, first of user {first}: row 0 of the table")
     return lists(item_RK[other_RK], other_RK.sum(1))
 
 
