@@ -200,6 +200,24 @@ def test_first_order_weights_cost_no_lookup() -> None:
         assert lookup.dim == 1 + head_class.Config().dim
 
 
+def test_fnn_starts_from_fm() -> None:
+    lookups = [find_head(name).lookups(find_head(name).Config.parse({"dim": 5}), MANIFEST) for name in ("fm", "fnn")]
+    assert lookups[0] == lookups[1]
+    fm, fnn = build("fm", {"dim": 5}), build("fnn", {"dim": 5}, seed=1)
+    fnn.adopt([fm.state_dict()], lambda table, ids: torch.empty(0))
+    inputs, _ = random_inputs("fm", {"dim": 5}, ROWS)
+    fields = [head.fields(inputs.dense, inputs.pooled["fields"]) for head in (fm, fnn)]
+    assert torch.equal(*fields)
+
+
+def test_a_mask_has_a_hidden_unit_at_least() -> None:
+    masknet = build("masknet", {"dim": 2, "reduction": 1e-3})
+    inputs, leaves = random_inputs("masknet", {"dim": 2}, ROWS)
+    backward(score(masknet, inputs))
+    assert all(block.mask[0].out_features == 1 for block in masknet.blocks)
+    assert all(leaf.grad.isfinite().all() for leaf in leaves)
+
+
 def test_attention_by_rows() -> None:
     din = build("din", ITEMS)
     inputs, _ = random_inputs("din", ITEMS, ROWS)
