@@ -21,10 +21,10 @@ from dist_rec.data.loader import Loader, LoaderConfig
 from dist_rec.data.negatives import seen_pairs
 from dist_rec.data.shards import Dataset
 from dist_rec.embedding.ranking import count_before
-from dist_rec.tasks.implicit import CANDIDATES, ITEM, USER, Implicit
+from dist_rec.tasks.implicit import CANDIDATES, ITEM, USER, Implicit, check_candidates
 from dist_rec.tasks.ranking_metrics import RankingMetrics
 from dist_rec.tasks.task import Evidence
-from dist_rec.tasks.top_n import TopN, column_of
+from dist_rec.tasks.top_n import TopN, column_of, evidence_of
 
 HISTORY, TARGET = "history", "target"
 # Numbers in a matrix of scores, 64 MiB.
@@ -96,10 +96,11 @@ def _holds_items(manifest: Manifest, name: str) -> bool:
 
 
 def _among_candidates(baseline: Baseline, batch: Batch, seen_UI: csr_array) -> Evidence:
-    """As of `Implicit`: the item among its candidates."""
+    """As of `Implicit`: the item among its candidates; raises UserError if it has none."""
     user_B, item_B, candidates = batch.ids[USER].values(), batch.ids[ITEM].values(), batch.ids[CANDIDATES]
-    scores_BI = torch.from_numpy(baseline.scores(seen_UI[user_B.numpy()]))
     lengths_B = candidates.lengths()
+    check_candidates(lengths_B)
+    scores_BI = torch.from_numpy(baseline.scores(seen_UI[user_B.numpy()]))
     query_V = torch.arange(len(user_B)).repeat_interleave(lengths_B)
     target_V, score_V = scores_BI[query_V, item_B[query_V]], scores_BI[query_V, candidates.values()]
     before_B = torch.zeros(len(user_B), dtype=torch.float64)
@@ -108,7 +109,7 @@ def _among_candidates(baseline: Baseline, batch: Batch, seen_UI: csr_array) -> E
 
 
 def _among_all(baseline: Baseline, batch: Batch, items: int) -> Evidence:
-    """As of `TopN`: the targets among all items but those of the history."""
+    """As of `TopN`: the targets among all items but those of the history and row 0, which is no item."""
     history, target = column_of(batch, HISTORY), column_of(batch, TARGET)
     history_BI = _matrix(history, items)
     scores_BI = torch.from_numpy(baseline.scores(history_BI))
@@ -116,7 +117,8 @@ def _among_all(baseline: Baseline, batch: Batch, items: int) -> Evidence:
     query_V = torch.arange(len(lengths_B)).repeat_interleave(lengths_B)
     target_V = scores_BI[query_V, item_V]
     scores_BI[history_BI.nonzero()] = -torch.inf
-    return _ranks(scores_BI, query_V, item_V, target_V), lengths_B, items - history.lengths()
+    scores_BI[:, 0] = -torch.inf
+    return evidence_of(_ranks(scores_BI, query_V, item_V, target_V), target, history, items, len(lengths_B))
 
 
 def _ranks(scores_BI: Tensor, query_V: Tensor, item_V: Tensor, target_V: Tensor) -> Tensor:

@@ -61,10 +61,9 @@ def _markdown(study: "Study", rows: list["Row"]) -> Iterable[str]:
     yield _line(["---"] * len(header))
     for row in rows:
         scores = [_spread(row.scores.get(metric, [])) for metric in shown]
-        rate = f"{row.rows_per_s:,.0f}"
-        yield _line(
-            [row.run.name, Path(row.run.config).stem, f"{row.parameters:,}", *scores, rate, row.run.paper, row.run.peer]
-        )
+        size, rate = (f"{number:,.0f}" if number else "" for number in (row.parameters, row.rows_per_s))
+        made_by = row.run.baseline or Path(row.run.config).stem
+        yield _line([row.run.name, made_by, size, *scores, rate, row.run.paper, row.run.peer])
 
 
 def _spread(values: list[float]) -> str:

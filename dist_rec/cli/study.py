@@ -29,8 +29,10 @@ class StudyRun(Config):
 
     name: str
     """What the table calls it."""
-    config: str
+    config: str = ""
     """File of the config, relative to the list's folder."""
+    baseline: str = ""
+    """Instead of a config, a command of `dist-rec baseline`; it has no seed, and `settings` are its options."""
     data: str
     """One of the study's data sets."""
     settings: tuple[str, ...] = ()
@@ -62,11 +64,14 @@ class Study(Config):
         for run in study.run:
             if run.data not in study.data:
                 raise UserError(f"{path}: run {run.name!r} is on data {run.data!r}; known: {', '.join(study.data)}")
+            if bool(run.config) == bool(run.baseline):
+                raise UserError(f"{path}: run {run.name!r} needs a config or a baseline, and not both")
         return study
 
     def carry_out(self, run: StudyRun, place: "Place", seeds: int) -> "Row":
-        """Prepares the data and trains, unless that is done."""
-        results = [_train(run, self._prepare(run.data, place, seed), place, seed) for seed in range(seeds)]
+        """Prepares the data and trains, unless that is done; baselines are fit anew."""
+        result_of = _fit if run.baseline else _train
+        results = [result_of(run, self._prepare(run.data, place, seed), place, seed) for seed in range(seeds)]
         return Row(run, results, self.metrics)
 
     def _prepare(self, name: str, place: "Place", seed: int) -> Path:
@@ -112,13 +117,13 @@ class Row:
 
     @property
     def rows_per_s(self) -> float:
-        """Mean training speed."""
-        return mean(result["train"]["rows_per_s"] for result in self.results)
+        """Mean training speed; 0 of a baseline."""
+        return mean(result["train"]["rows_per_s"] if "train" in result else 0.0 for result in self.results)
 
     @property
     def parameters(self) -> int:
-        """Of the tables and the dense part together."""
-        return sum(self.results[0]["parameters"].values())
+        """Of the tables and the dense part together; 0 of a baseline."""
+        return sum(self.results[0].get("parameters", {}).values())
 
     def summary(self) -> dict[str, Any]:
         """For `--json`."""
@@ -146,7 +151,14 @@ def _train(run: StudyRun, data: Path, place: Place, seed: int) -> dict[str, Any]
     return json.loads(result.read_text())
 
 
-def _python(*words: str) -> None:
-    ended = subprocess.run([sys.executable, *words], stdout=subprocess.DEVNULL, check=False)
+def _fit(run: StudyRun, data: Path, place: Place, seed: int) -> dict[str, Any]:
+    said = _python(*DIST_REC, "baseline", run.baseline, str(data), *run.settings, "--json")
+    return {"test": json.loads(said.splitlines()[-1])}
+
+
+def _python(*words: str) -> str:
+    """What the command says on stdout."""
+    ended = subprocess.run([sys.executable, *words], stdout=subprocess.PIPE, text=True, check=False)
     if ended.returncode:
         raise UserError(f"`python {' '.join(words)}` ended with exit code {ended.returncode}; see above")
+    return ended.stdout

@@ -111,6 +111,7 @@ class Head(nn.Module, ABC):
     @abstractmethod
     def __init__(self, config: Any, manifest: Manifest) -> None:
         super().__init__()
+        self.manifest = manifest
 
     @abstractmethod
     def forward(self, inputs: Inputs) -> Any:

@@ -6,6 +6,7 @@ belongs to a stream of numbers for (seed, step, user, item): no state, and the s
 Shapes: B positives, N negatives of each, S seen pairs, I items, U users, D draws.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,6 +33,7 @@ class Negatives:
         seed: of all draws.
         by: every item alike, or in proportion to a power of how many users have seen it.
         alpha: that power: 1 for the popularity itself; Mikolov et al. 2013 take 0.75 for words.
+        name: of a user's row, for messages.
     """
 
     def __init__(
@@ -42,8 +44,9 @@ class Negatives:
         seed: int,
         by: Literal["uniform", "popularity"] = "uniform",
         alpha: float = 1.0,
+        name: Callable[[int], str] = str,
     ) -> None:
-        self._items, self._seed = items, seed
+        self._items, self._seed, self._name = items, seed, name
         # A lookup needs something to find; no pair is -1.
         self._seen_S = np.asarray(seen_S) if seen_S.size else np.array([-1])
         self._free_U = items - 1 - np.diff(np.searchsorted(seen_S, np.arange(users + 1) * items))
@@ -64,7 +67,8 @@ class Negatives:
             UserError: if the folder has no seen pairs, or not those that it was prepared with.
         """
         tables = dataset.manifest.tables
-        return cls(seen_pairs(dataset), tables["user"].rows, tables["item"].rows, seed, by, alpha)
+        users, items = tables["user"].rows, tables["item"].rows
+        return cls(seen_pairs(dataset), users, items, seed, by, alpha, lambda user: _raw_user(dataset, user))
 
     def draw(self, step: int, user_B: Ints, item_B: Ints, num: int, distinct: bool = False) -> NDArray[np.int32]:
         """Negatives of a batch, int32 [B, N].
@@ -101,8 +105,8 @@ class Negatives:
         if short.size:
             user = int(user_B[short[0]])
             raise UserError(
-                f"user {user} has seen all but {self._free_U[user]} of {self._items - 1} items, and {needed} negatives "
-                "are to be drawn for them; draw fewer, or leave out users with so many ratings"
+                f"user {self._name(user)} has seen all but {self._free_U[user]} of {self._items - 1} items, and "
+                f"{needed} negatives are to be drawn for them; draw fewer, or leave out users with so many ratings"
             )
 
     def _propose(self, word_D: NDArray[np.uint64]) -> NDArray[np.int64]:
@@ -130,6 +134,12 @@ def seen_pairs(dataset: Dataset) -> NDArray[np.int64]:
     if not path.exists() or checksum(path) != seen["checksum"]:
         raise UserError(f"{path} is missing or damaged; prepare the data again")
     return np.load(path, mmap_mode="r")
+
+
+def _raw_user(dataset: Dataset, user: int) -> str:
+    """The user's id in the rating files; row 0 stands for all that training never saw."""
+    ids = Path(dataset.path, "vocabulary", "user.txt").read_text(encoding="utf-8").split("\n")
+    return ids[user - 1] if user else "(unknown)"
 
 
 def _repeats(drawn_BN: NDArray[np.int32]) -> NDArray[np.bool_]:

@@ -33,6 +33,7 @@ class EmbeddingLayer(nn.Module):
 
     def __init__(self, lookups: tuple[Lookup, ...], tables: tuple[EmbeddingTable, ...]) -> None:
         super().__init__()
+        self.dims = {table.name: table.dim for table in tables}
         bags = [table for table in tables if table.pooling != "none" and not table.weighted]
         weighted = [table for table in tables if table.pooling != "none" and table.weighted]
         sequences = [table for table in tables if table.pooling == "none"]

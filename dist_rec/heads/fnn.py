@@ -1,6 +1,9 @@
 """FNN: Zhang et al. 2016, "Deep Learning over Multi-field Categorical Data" (section 3.1, equations 2 to 4).
 
-Departures: no pre-training by a factorization machine, ReLU in place of tanh.
+The weights and factors of the first layer start from random ones, or as in the paper from those of a factorization
+machine: `pretrained.runs` = a run of head `fm` with the same `dim` on the same data.
+
+Departure: ReLU in place of tanh.
 """
 
 from pydantic import Field, PositiveInt

@@ -1,11 +1,17 @@
 """LLORMA: Lee et al. 2013, "Local Low-Rank Matrix Approximation"; trained jointly as in Lee et al. 2016 (section 5.2).
 
 A rating is the mean of local models with an anchor each, a user and an item. A model counts the more the nearer the
-rating's user and item are to its anchor: w_t is the product of two Epanechnikov kernels of the angles between their
-factors and the anchor's, those of a matrix factorisation that was trained before (`pretrained.runs` = a run of head
-`mf` without biases). Where the papers train each local model from nothing, and fall back on the global one without an
-anchor nearby, here it is the global one plus a low-rank product p_t·q_t, and the global one counts everywhere with
-weight 1. Without a run to start from all weights are 1.
+rating's user and item are to its anchor: w_t is the product of two kernels of the angles between their factors and the
+anchor's. Factors and anchors come from a matrix factorisation that was trained before (`pretrained.runs` = a run of
+head `mf` without biases); without one all weights are 1.
+
+Departures:
+- Where the papers train each local model from nothing, and fall back on the global one without an anchor nearby, here
+  it is the global one plus a low-rank product p_t·q_t, and the global one counts everywhere with weight 1.
+- The factors are trained on, and the angles are those between the factors as they are now and the anchors as they were
+  at the start; the papers' distances are fixed before the local models are trained.
+- The kernel of an angle d is max(0, 1 - (d/h)²), which falls to 0 at the bandwidth h; Lee et al. 2013 have
+  (1 - d²) 1[d ≤ h], which is cut off there.
 
 Shapes: B rows, F = 2 features (user and item), A anchors, G global factors, L local factors.
 """
@@ -16,6 +22,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from dist_rec.core import config, head
+from dist_rec.core.errors import UserError
 from dist_rec.core.schema import Manifest
 from dist_rec.nn.fields import id_features
 
@@ -35,7 +42,7 @@ class LLORMA(head.Head):
         rank: int = Field(10, gt=0)
         """Factors of a user or an item in each, L."""
         bandwidth: float = Field(0.8, gt=0)
-        """Angle from which on a model does not count, in radians."""
+        """Angle from which on a model does not count, in radians, h."""
 
     anchors_FAG: Tensor
 
@@ -59,15 +66,18 @@ class LLORMA(head.Head):
         return factors_BFG.prod(1).sum(1) + (weight_BA * local_BA).sum(1) / (1 + weight_BA.sum(1))
 
     def _kernel(self, factors_BFG: Tensor) -> Tensor:
-        """K of each row and anchor, [B, A]."""
-        unit_FBG = functional.normalize(factors_BFG.float().transpose(0, 1), dim=2)
-        cosine_FBA = unit_FBG @ self.anchors_FAG.transpose(1, 2)
+        """w of each row and anchor, [B, A]; never in bf16, to which small angles are all alike."""
+        with torch.autocast(factors_BFG.device.type, enabled=False):
+            unit_FBG = functional.normalize(factors_BFG.to(self.anchors_FAG.dtype).transpose(0, 1), dim=2)
+            cosine_FBA = unit_FBG @ self.anchors_FAG.transpose(1, 2)
         scaled_FBA = cosine_FBA.clamp(-1, 1).acos() / self.config.bandwidth
         known = self.anchors_FAG.any()
         return torch.where(known, (1 - scaled_FBA.square()).clamp(min=0).prod(0), 1.0)
 
     def adopt(self, pretrained: list[dict[str, Tensor]], rows: head.TableRows) -> None:
         """As every head; draws the anchors from the ids, more often small ones: those with the most ratings."""
+        if any("mean" in state for state in pretrained):
+            raise UserError("head 'llorma' starts from factors alone: train the run of `mf` with head.biases=false")
         super().adopt(pretrained, rows)
         generator = torch.Generator().manual_seed(0)
         for own_AG, (table, count) in zip(self.anchors_FAG, self.tables, strict=True):

@@ -19,12 +19,12 @@ class MaskBlock(nn.Module):
         instance: I.
         inputs: J, columns of what is masked.
         width: of the output.
-        reduction: width of the mask's hidden layer over I.
+        reduction: width of the mask's hidden layer over I; it has one unit at least.
     """
 
     def __init__(self, instance: int, inputs: int, width: int, reduction: float) -> None:
         super().__init__()
-        self.mask = MLP(instance, (int(instance * reduction), inputs), last_linear=True)
+        self.mask = MLP(instance, (max(1, int(instance * reduction)), inputs), last_linear=True)
         self.linear = nn.Linear(inputs, width, bias=False)
         self.norm = nn.LayerNorm(width)
 
@@ -46,7 +46,8 @@ class MaskNet(head.Head):
         blocks: tuple[PositiveInt, ...] = Field((128, 128, 128), min_length=1)
         """Width of each mask block."""
         reduction: float = Field(1.0, gt=0)
-        """Width of a mask's hidden layer over that of the embeddings."""
+        """Width of a mask's hidden layer over that of all embeddings together, which every mask reads. In serial blocks
+        after the first this is not the paper's ratio to the width of the mask, which is that of the block before."""
         hidden: tuple[PositiveInt, ...] = (400, 400)
         """Hidden layers of the MLP on the blocks' output."""
         dropout: float = Field(0.0, ge=0, lt=1)

@@ -7,10 +7,11 @@ each part has embeddings of its own. `parts` = "gmf" or "mlp" is one of them alo
 from typing import Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from dist_rec.core import config, head
+from dist_rec.core.errors import UserError
 from dist_rec.core.schema import Manifest
 from dist_rec.nn.fields import id_features
 from dist_rec.nn.mlp import MLP
@@ -26,7 +27,7 @@ class NeuMF(head.Head):
         """Which parts there are."""
         factors: int = Field(32, gt=0)
         """Predictive factors: dimension of GMF, and of the MLP's last hidden layer."""
-        hidden: tuple[int, ...] = Field((128, 64, 32), min_length=1)
+        hidden: tuple[PositiveInt, ...] = Field((128, 64, 32), min_length=1)
         """Hidden layers of the MLP; the embeddings of user and item together are as wide as twice the first."""
         dropout: float = Field(0.0, ge=0, lt=1)
         """Of the hidden units."""
@@ -47,7 +48,7 @@ class NeuMF(head.Head):
         if config.parts != "gmf":
             self.deep = MLP(2 * config.hidden[0], config.hidden, dropout=config.dropout, last_linear=False)
         products = config.factors if config.parts != "mlp" else 0
-        self.tradeoff = config.tradeoff
+        self.parts, self.tradeoff = config.parts, config.tradeoff
         self.last = nn.Linear(products + (self.deep.outputs if self.deep else 0), 1)
 
     def forward(self, inputs: head.Inputs) -> Tensor:
@@ -60,9 +61,11 @@ class NeuMF(head.Head):
         return self.last(torch.cat(factors, dim=1)).squeeze(1)
 
     def adopt(self, pretrained: list[dict[str, Tensor]], rows: head.TableRows) -> None:
-        """As every head; of a GMF and an MLP, in this order, the last layers are joined by equation 13."""
+        """As every head; of a GMF and an MLP the last layers are joined by equation 13."""
         if len(pretrained) != 2:
             return super().adopt(pretrained, rows)
+        self._check_parts(pretrained)
+        pretrained = sorted(pretrained, key=_is_mlp)
         inner = [{name: state[name] for name in state if not name.startswith("last.")} for state in pretrained]
         super().adopt(inner, rows)
         parts = zip((self.tradeoff, 1 - self.tradeoff), pretrained, strict=True)
@@ -70,3 +73,20 @@ class NeuMF(head.Head):
         with torch.no_grad():
             self.last.weight.copy_(torch.cat([weight for weight, _ in scaled], dim=1))
             self.last.bias.copy_(torch.stack([bias for _, bias in scaled]).sum(0))
+
+    def _check_parts(self, pretrained: list[dict[str, Tensor]]) -> None:
+        if self.parts != "both" or sorted(map(_is_mlp, pretrained)) != [False, True]:
+            raise UserError(
+                'two pretrained.runs are for head.parts="both": one of head.parts="gmf" and one of head.parts="mlp"'
+            )
+        inputs = sum(state["last.weight"].shape[1] for state in pretrained)
+        if inputs != self.last.in_features or {*pretrained[0], *pretrained[1]} != {*self.state_dict()}:
+            raise UserError(
+                "the pre-trained GMF and MLP do not make up this head; give all three the same head.factors, "
+                "head.hidden and head.dropout"
+            )
+
+
+def _is_mlp(state: dict[str, Tensor]) -> bool:
+    """Whether a head's parameters are those of an MLP; a GMF has no hidden layers."""
+    return any(name.startswith("deep.") for name in state)

@@ -58,7 +58,7 @@ class RBM(head.CatalogHead):
         if levels is None:
             raise UserError("head 'rbm' needs the levels of the ratings; prepare the data with --levels")
         self.bias = nn.Parameter(torch.zeros(config.hidden))
-        self.register_buffer("rating_K", torch.tensor(levels), persistent=False)
+        self.register_buffer("rating_K", torch.tensor(levels, dtype=torch.float32), persistent=False)
         self.gibbs_steps = config.gibbs_steps
 
     def forward(self, inputs: head.Inputs) -> head.Query:
@@ -73,4 +73,5 @@ class RBM(head.CatalogHead):
 
     def predict_targets(self, scores: "CatalogScores", targets: "JaggedTensor") -> Tensor:
         """Expected ratings, [V]."""
-        return level_scores(scores, targets, len(self.rating_K)).softmax(1) @ self.rating_K
+        probability_VK = level_scores(scores, targets, len(self.rating_K)).softmax(1)
+        return probability_VK @ self.rating_K.to(probability_VK.dtype)

@@ -100,9 +100,8 @@ def _with_negatives(batch: Batch, step: int, negatives: Negatives, num: int) -> 
 def _with_candidates(batch: Batch, num: int) -> Batch:
     candidates = batch.ids[CANDIDATES]
     lengths_B = candidates.lengths()[: len(batch.labels)]
+    check_candidates(lengths_B)
     most = int(lengths_B.max()) if len(lengths_B) else 0
-    if len(lengths_B) and not most:
-        raise UserError("rows without candidates cannot be ranked: evaluate a split that has some, such as test")
     if most > num:
         raise UserError(f"a row has {most} candidates; set task.candidates to at least that many")
     there_BN = torch.arange(num) < lengths_B.unsqueeze(1)
@@ -111,6 +110,15 @@ def _with_candidates(batch: Batch, num: int) -> Batch:
     positives_B1 = batch.ids[ITEM].values().unsqueeze(1)
     there_BG = torch.cat([torch.ones_like(positives_B1, dtype=torch.bool), there_BN], dim=1)
     return grouped(batch, torch.cat([positives_B1, items_BN], dim=1), there_BG.float())
+
+
+def check_candidates(lengths_B: Tensor) -> None:
+    """Raises UserError if a row has no candidates: its item would come first whatever the scores."""
+    if not lengths_B.all():
+        raise UserError(
+            f"{int((lengths_B == 0).sum())} of {len(lengths_B)} rows have no candidates and cannot be ranked: evaluate "
+            "a split whose rows all have some, such as test"
+        )
 
 
 def grouped(batch: Batch, items_BG: Tensor, weights_BG: Tensor) -> Batch:

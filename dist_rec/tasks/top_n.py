@@ -1,9 +1,16 @@
-"""Top-N recommendation by full ranking: which items, out of all that the user has not seen, come next?"""
+"""Top-N recommendation by full ranking: which items, out of all that the user has not seen, come next?
+
+Row 0 of the item table stands for all items that training never saw. It is no item and not ranked; a target that is
+one of them cannot be recommended and comes last.
+
+Shapes: B queries, V targets or seen items of all of them end to end.
+"""
 
 from typing import Literal
 
 import torch
 from pydantic import Field
+from torch import Tensor
 from torchrec.sparse.jagged_tensor import JaggedTensor
 
 from dist_rec.core import config
@@ -39,13 +46,46 @@ class TopN(task.CatalogTask):
     ) -> task.Evidence:
         """Ranks of the targets [V], how many there are for each query and among how many items they are, [B] each."""
         seen = column_of(batch, self.config.seen)
-        rows = len(scores)
-        seen_B, targets_B = seen.lengths()[:rows], targets.lengths()[:rows]
-        return ranks(scores, targets, exclude=seen), targets_B, scores.table_rows - seen_B
+        ranks_V = ranks(scores, targets, exclude=_and_row_0(seen, len(scores)))
+        return evidence_of(ranks_V, targets, seen, scores.table_rows, len(scores))
 
     def metrics(self, device: torch.device) -> RankingMetrics:
         """Hit rate, NDCG, recall and precision at the cutoffs; MRR, MAP and AUC."""
         return RankingMetrics(device, self.config.cutoffs)
+
+
+def evidence_of(
+    ranks_V: Tensor, targets: JaggedTensor, seen: JaggedTensor, table_rows: Tensor | int, queries: int
+) -> task.Evidence:
+    """Ranks of the targets, their number and that of the candidates; targets of row 0 come last.
+
+    Args:
+        ranks_V: among the rows that are neither seen nor row 0.
+        targets: of each query.
+        seen: distinct items.
+        table_rows: of the item table.
+        queries: B; further rows of targets and seen items are empty ones.
+    """
+    targets_B, unknown_B = targets.lengths()[:queries], _count_row_0(targets, queries)
+    seen_B = seen.lengths()[:queries] - _count_row_0(seen, queries)
+    candidates_B = table_rows - 1 - seen_B + unknown_B
+    last_B = candidates_B - (unknown_B.double() + 1) / 2  # of several, the mean of their places
+    return torch.where(targets.values() == 0, last_B.repeat_interleave(targets_B), ranks_V), targets_B, candidates_B
+
+
+def _count_row_0(ids: JaggedTensor, queries: int) -> Tensor:
+    lengths_B = ids.lengths()[:queries]
+    query_V = torch.arange(queries, device=lengths_B.device).repeat_interleave(lengths_B)
+    return torch.zeros_like(lengths_B).index_add(0, query_V, (ids.values() == 0).to(lengths_B.dtype))
+
+
+def _and_row_0(ids: JaggedTensor, queries: int) -> JaggedTensor:
+    """The ids of each query, and 0 after them."""
+    lengths_B = ids.lengths()[:queries]
+    query_V = torch.arange(queries, device=lengths_B.device).repeat_interleave(lengths_B)
+    values = ids.values().new_zeros(len(query_V) + queries)
+    values[torch.arange(len(query_V), device=values.device) + query_V] = ids.values()
+    return JaggedTensor(values, lengths=lengths_B + 1)
 
 
 def column_of(batch: Batch, name: str) -> JaggedTensor:

@@ -12,9 +12,11 @@ from torchrec.distributed import DistributedModelParallel
 from torchrec.distributed.types import ShardedTensor
 
 from dist_rec.core.errors import UserError
-from dist_rec.core.head import Head
+from dist_rec.core.head import Head, find_head
 from dist_rec.core.process import Process
+from dist_rec.embedding.layer import EmbeddingLayer
 from dist_rec.train.checkpoint import Checkpoints
+from dist_rec.train.config import RunConfig
 from dist_rec.train.run import load_run
 from dist_rec.train.state import state_of
 
@@ -28,18 +30,32 @@ def start_from(model: DistributedModelParallel, runs: tuple[str, ...], process: 
         process: this one.
 
     Raises:
-        UserError: if a run has no checkpoint, or nothing that the model has.
+        UserError: if a run has no checkpoint, nothing that the model has, or a table of another size.
     """
     head = next(module for module in model.modules() if isinstance(module, Head))
+    dims = next(module for module in model.modules() if isinstance(module, EmbeddingLayer)).dims
     adopted = []
     for run in runs:
         config = load_run(Path(run))
+        _check_widths(config, run, head, dims)
         checkpoints = Checkpoints(Path(run, "checkpoints"), config.checkpoint, process)
         path = Path(run, "checkpoints", f"step_{checkpoints.find('best'):08d}")
         checkpoints.close()
         adopted.append(_load(model, path, run))
     with torch.no_grad():
-        head.adopt(adopted, partial(_rows, model))
+        head.adopt(adopted, partial(_rows, model, dims))
+
+
+def _check_widths(config: RunConfig, run: str, head: Head, dims: dict[str, int]) -> None:
+    """Compares the columns that the heads asked for: tables of several widths are padded to the same size."""
+    for lookup in find_head(config.head_name).lookups(config.head_config(), head.manifest):
+        for feature in lookup.features:
+            table = f"{lookup.name}/{head.manifest.column(feature).table}"
+            if dims.get(table, lookup.dim) != lookup.dim:
+                raise UserError(
+                    f"{run}: {table} has {lookup.dim} columns, this model's has {dims[table]}; give both heads the "
+                    "same sizes, such as head.dim (biases are columns too)"
+                )
 
 
 def _load(model: DistributedModelParallel, path: Path, run: str) -> dict[str, Tensor]:
@@ -54,7 +70,8 @@ def _load(model: DistributedModelParallel, path: Path, run: str) -> dict[str, Te
     for name, value in tables.items():
         if value.size() != saved[name].size:
             raise UserError(
-                f"{run}: {name} is {[*saved[name].size]}, this model has {[*value.size()]}; use the same data"
+                f"{run}: {name} is {[*saved[name].size]}, this model has {[*value.size()]}; use the same data, "
+                "and heads of the same sizes, such as head.dim (biases are columns too)"
             )
     if not tables:
         raise UserError(f"{run} has none of this model's tables; see pretrained.runs")
@@ -67,15 +84,15 @@ def _load(model: DistributedModelParallel, path: Path, run: str) -> dict[str, Te
     return {name.split(".head.", 1)[1]: value for name, value in head.items()}
 
 
-def _rows(model: DistributedModelParallel, table: str, ids: Tensor) -> Tensor:
-    """Rows of a sharded table, put together from all processes; see `TableRows`."""
+def _rows(model: DistributedModelParallel, dims: dict[str, int], table: str, ids: Tensor) -> Tensor:
+    """Rows of a sharded table without its padding, put together from all processes; see `TableRows`."""
     (weights,) = (value for name, value in state_of(model, None).items() if name.endswith(f".{table}.weight"))
     if not isinstance(weights, ShardedTensor):
-        return weights[ids]
+        return weights[ids, : dims[table]]
     found = torch.zeros(len(ids), weights.size(1), device=next(model.parameters()).device)
     for shard in weights.local_shards():
         (row, column), (height, width) = shard.metadata.shard_offsets, shard.metadata.shard_sizes
         here = (ids >= row) & (ids < row + height)
         found[here, column : column + width] = shard.tensor[ids[here] - row]
     dist.all_reduce(found)
-    return found
+    return found[:, : dims[table]]

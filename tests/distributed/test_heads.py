@@ -23,19 +23,22 @@ State = dict[tuple[str, int, int], Tensor]
 """Parts of the model by name and place (row, column)."""
 
 
-def train_one_step(name: str, settings: dict[str, Any], bounds: list[int]) -> tuple[float, State]:
-    """The global loss, and the model's state on this process after the step."""
-    process = this_process("cpu")
-    run = RunConfig.parse(
+def run_config(name: str, settings: dict[str, Any], precision: str = "fp32") -> RunConfig:
+    return RunConfig.parse(
         {
             "data": {"path": "unused"},
             "head": {"name": name, **settings},
             "task": {"name": "rating" if issubclass(find_head(name), CatalogHead) else "click"},
             "embedding": {"init": 0.5, "sharding": "row_wise"},
             "optimizer": {"name": "sgd", "lr": 0.1},
-            "train": {"precision": "fp32", "batch": ROWS},
+            "train": {"precision": precision, "batch": ROWS},
         }
     )
+
+
+def train_one_step(name: str, settings: dict[str, Any], bounds: list[int]) -> tuple[float, State]:
+    """The global loss, and the model's state on this process after the step."""
+    process, run = this_process("cpu"), run_config(name, settings)
     model = build_model(run, MANIFEST, process)
     optimizer = build_optimizer(run, model)
     start, stop = bounds[process.rank : process.rank + 2]
@@ -73,3 +76,27 @@ def test_sharded_equals_unsharded(alone: list[tuple[float, State]], bounds: list
                     whole = whole[row : row + part.shape[0], column : column + part.shape[1]]
                 difference = (part - whole).abs().max() if part.numel() else 0
                 assert difference < 1e-5, (name, settings, key)
+
+
+def loss_and_predictions(name: str, settings: dict[str, Any], precision: str) -> tuple[Tensor, Tensor]:
+    """The loss in training, whose gradients are computed, and the predictions in evaluation."""
+    model = build_model(run_config(name, settings, precision), MANIFEST, this_process("cpu"))
+    batch = make_batch(0, ROWS, 1, ROWS)
+    with torch.no_grad():
+        _, output = model.eval()(batch)
+    noise.begin(0, 0, 0, ROWS)
+    loss, _ = model.train()(batch)
+    loss.backward()
+    return loss.detach(), output.evidence[0]
+
+
+def in_both_precisions() -> list[list[tuple[Tensor, Tensor]]]:
+    torch.set_num_threads(1)
+    return [[loss_and_predictions(*case, precision) for precision in ("fp32", "fp64")] for case in CASES]
+
+
+def test_fp64_is_close_to_fp32() -> None:
+    (found,) = run_distributed(in_both_precisions, 1)
+    for (name, settings), (single, double) in zip(CASES, found, strict=True):
+        for expected, value in zip(single, double, strict=True):
+            torch.testing.assert_close(value.float(), expected.float(), rtol=1e-4, atol=1e-5, msg=f"{name} {settings}")

@@ -83,7 +83,7 @@ def test_neumf_starts_as_the_mean_of_its_parts(tmp_path: Path, data: Path) -> No
     ended = run(LOCAL, "2", config, f"pretrained.runs={runs}", "--run-dir", folder, "--json")
     assert ended.json["valid"]["hr@10"] > 0
     other = (config, f"pretrained.runs={runs}", "head.hidden=[6, 4]", "--run-dir", tmp_path / "other")
-    assert "deep.0.bias is [8]" in run(*DIST_REC, "train", *other, code=2).err
+    assert "mlp/user has 8 columns, this model's has 6" in run(*DIST_REC, "train", *other, code=2).err
 
 
 def all_scores(folder: Path, data: Path, runs: tuple[str, ...]) -> tuple[torch.Tensor, ...]:
@@ -103,7 +103,7 @@ path = "{data}"
 batch = 64
 precision = "fp32"
 [head]
-dim = 8
+dim = 6
 """
 
 
@@ -128,3 +128,30 @@ def test_rows_of_tables_come_from_all_processes(tmp_path: Path, data: Path) -> N
     for config in llorma:
         for found in run_distributed(anchors, 2, config, mf):
             assert found == alone
+    # Both are padded to 8 columns.
+    wider = ("train", llorma[0], f"pretrained.runs=['{mf}']", "head.dim=7", "--run-dir", tmp_path / "wider")
+    assert "factors/user has 6 columns, this model's has 7" in run(*DIST_REC, *wider, code=2).err
+
+
+def looked_up(config: Path, fm: str) -> torch.Tensor:
+    """Weights and factors of the training rows, by a model that starts from a run."""
+    process, run_config = this_process("cpu"), RunConfig.parse(read_toml(config))
+    dataset = Dataset(run_config.data.path)
+    model = build_model(run_config, dataset.manifest, process)
+    start_from(model, (fm,), process)
+    features = ("user", "item", "candidates")
+    loader = Loader(dataset, "train", run_config.data, batch=64, features=features, shuffle=False)
+    with torch.no_grad():
+        return model.module.embeddings(next(iter(loader.batches(0, 1)))).pooled["fields"]
+
+
+def test_fnn_starts_from_the_fields_of_an_fm(tmp_path: Path, data: Path) -> None:
+    configs = []
+    for name in ("fm", "fnn"):
+        configs.append(tmp_path / f"{name}.toml")
+        text = ANCHORED.replace('"implicit"\ncandidates = 9', '"rating"') + f'name = "{name}"\n'
+        configs[-1].write_text(text.format(data=data, sharding="table_wise"))
+    fm = str(tmp_path / "fm")
+    run(LOCAL, "1", configs[0], "--run-dir", fm)
+    trained, adopted = (run_distributed(looked_up, 1, config, fm)[0] for config in configs)
+    assert torch.equal(adopted, trained) and trained.std() > 0.1

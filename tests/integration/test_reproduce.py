@@ -55,3 +55,30 @@ def test_other_settings_are_not_taken_for_the_same(study: Path, criteo: Criteo) 
     command = (*DIST_REC, "reproduce", study, "--raw", criteo.raw, "--out", study.parent / "out")
     assert "optimizer.lr: 0.01 → 0.02" in run(*command, code=2).err
     assert "no run of" in run(*command, "--only", "FM", code=2).err
+
+
+BASELINES = """
+metrics = ["hr@10", "ndcg@10"]
+[data]
+loo = ["ratings", "{{raw}}/ratings", "--split", "leave-one-out", "--draw", "9", "--implicit"]
+[[run]]
+name = "POP"
+baseline = "pop"
+data = "loo"
+seeds = 1
+{more}
+"""
+
+
+def test_baselines_are_lines_too(tmp_path: Path) -> None:
+    path, words = tmp_path / "cf.toml", ("--raw", tmp_path, "--out", tmp_path / "out")
+    pairs = [(user, (user + 3 * place) % 20) for user in range(20) for place in range(4)]
+    (tmp_path / "ratings").write_text("".join(f"{user}\t{item}\t1\t1\n" for user, item in pairs))
+    path.write_text(BASELINES.format(more='settings = ["--cutoff", "10"]'))
+    ended = dist_rec("reproduce", path, *words, "--json")
+    (row,) = ended.json["runs"]
+    assert row["test"]["hr@10"] == 1 and row["parameters"] == 0
+    assert "| POP | pop |  | 1.0000 | " in ended.out
+    path.write_text(BASELINES.format(more='config = "mf.toml"'))
+    said = run(*DIST_REC, "reproduce", path, *words, code=2).err
+    assert "run 'POP' needs a config or a baseline, and not both" in said

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from dist_rec.baselines import item_knn, ranked
 from dist_rec.baselines.item_knn import ItemKNN
@@ -134,6 +135,47 @@ def test_ranked_as_by_the_tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
         scores = ranked.score_split(ItemKNN(seen_UI), dataset, "test", seen_UI)
         assert scores == pytest.approx(run_distributed(by_the_task, 1, folder / "data")[0], abs=1e-6), name
         assert 0.5 < scores["auc"] < 1, name
+
+
+HISTORIES_AND_TARGETS = [([1, 2], [3, 5]), ([2], [0, 3]), ([0, 1, 4], [2]), ([], [0, 0])]
+
+
+def bags(rows: list[tuple[list[int], list[int]]], padding: int = 0) -> Batch:
+    """Histories and targets, with empty rows at the end."""
+    columns = [[*column, *[[]] * padding] for column in zip(*rows, strict=True)]
+    lengths = torch.tensor([len(ids) for column in columns for ids in column])
+    values = torch.tensor([item for column in columns for ids in column for item in ids])
+    ids = KeyedJaggedTensor(["history", "target"], values, torch.ones(len(values)), lengths)
+    ones = torch.ones(len(rows))
+    return Batch(ones[:, None], KeyedJaggedTensor.empty(), ids, ones, ones, torch.tensor(1.0))
+
+
+def evidence_by_the_task(rows: list[tuple[list[int], list[int]]], weight_IK: torch.Tensor) -> list[torch.Tensor]:
+    scores, batch = CatalogScores(TableShard(weight_IK, None, 0), torch.ones(len(rows), 1)), bags(rows, padding=1)
+    task: Any = TopN(TopN.Config())
+    return list(task.catalog_evidence(object(), scores, batch.weighted_ids["target"], batch))
+
+
+def test_row_0_is_no_item() -> None:
+    # The higher the row the lower the score: row 0 would come before all items.
+    (found,) = run_distributed(evidence_by_the_task, 1, HISTORIES_AND_TARGETS, -torch.arange(6.0).unsqueeze(1))
+    ranks_V, targets_B, candidates_B = (tensor.tolist() for tensor in found)
+    assert ranks_V == [0, 2, 4, 1, 0, 5.5, 5.5]
+    assert (targets_B, candidates_B) == ([2, 2, 1, 2], [3, 5, 3, 7])
+    metrics = TopN(TopN.Config()).metrics(torch.device("cpu"))
+    metrics.update(*found)
+    # Pairs of a target and another candidate that are in the right order, of all.
+    assert metrics.compute()["auc"] == pytest.approx((1 / 2 + 2 / 6 + 2 / 2 + 0 / 10) / 4)
+
+
+def test_a_baseline_ranks_as_the_task_does_without_row_0() -> None:
+    class Descending:
+        def scores(self, history_BI: csr_array) -> NDArray[np.float32]:
+            return np.tile(-np.arange(6, dtype=np.float32), (history_BI.shape[0], 1))
+
+    (found,) = run_distributed(evidence_by_the_task, 1, HISTORIES_AND_TARGETS, -torch.arange(6.0).unsqueeze(1))
+    ours = ranked._among_all(Descending(), bags(HISTORIES_AND_TARGETS), 6)
+    assert [tensor.tolist() for tensor in ours] == [tensor.tolist() for tensor in found]
 
 
 def test_cutoffs(tmp_path: Path) -> None:

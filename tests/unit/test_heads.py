@@ -1,5 +1,6 @@
 """What every head must do, by itself: see `dist_rec.core.head`."""
 
+import re
 from typing import Any
 
 import pytest
@@ -85,6 +86,15 @@ def test_bf16_is_close_to_fp32(name: str, settings: dict[str, Any]) -> None:
     torch.testing.assert_close(rounded.float(), exact, rtol=0.05, atol=0.02)
     backward(rounded)
     assert all(tensor.grad.isfinite().all() for tensor in [*head.parameters(), *leaves])
+
+
+@every_head
+def test_fp64_is_close_to_fp32(name: str, settings: dict[str, Any]) -> None:
+    inputs, _ = random_inputs(name, settings, ROWS)
+    expected = score(build(name, settings), inputs)
+    scores = score(build(name, settings).double(), inputs.double())
+    assert scores.dtype == torch.float64
+    torch.testing.assert_close(scores.float(), expected, rtol=1e-4, atol=1e-5)
 
 
 @every_head
@@ -190,6 +200,24 @@ def test_first_order_weights_cost_no_lookup() -> None:
         assert lookup.dim == 1 + head_class.Config().dim
 
 
+def test_fnn_starts_from_fm() -> None:
+    lookups = [find_head(name).lookups(find_head(name).Config.parse({"dim": 5}), MANIFEST) for name in ("fm", "fnn")]
+    assert lookups[0] == lookups[1]
+    fm, fnn = build("fm", {"dim": 5}), build("fnn", {"dim": 5}, seed=1)
+    fnn.adopt([fm.state_dict()], lambda table, ids: torch.empty(0))
+    inputs, _ = random_inputs("fm", {"dim": 5}, ROWS)
+    fields = [head.fields(inputs.dense, inputs.pooled["fields"]) for head in (fm, fnn)]
+    assert torch.equal(*fields)
+
+
+def test_a_mask_has_a_hidden_unit_at_least() -> None:
+    masknet = build("masknet", {"dim": 2, "reduction": 1e-3})
+    inputs, leaves = random_inputs("masknet", {"dim": 2}, ROWS)
+    backward(score(masknet, inputs))
+    assert all(block.mask[0].out_features == 1 for block in masknet.blocks)
+    assert all(leaf.grad.isfinite().all() for leaf in leaves)
+
+
 def test_attention_by_rows() -> None:
     din = build("din", ITEMS)
     inputs, _ = random_inputs("din", ITEMS, ROWS)
@@ -228,6 +256,39 @@ def test_unfit_columns(name: str, settings: dict[str, Any], message: str) -> Non
 def test_unfit_settings(name: str, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         find_head(name).Config.parse(settings, "head.")
+
+
+def adopted(parts: str, *pretrained: dict[str, Any]) -> tuple[Head, list[Head]]:
+    """A NeuMF that starts from others."""
+    sizes = {"factors": 4, "hidden": [8, 6], "tradeoff": 0.3}
+    heads = [build("neumf", {**sizes, **settings}, seed=1) for settings in pretrained]
+    neumf = build("neumf", {**sizes, "parts": parts})
+    neumf.adopt([head.state_dict() for head in heads], lambda table, ids: torch.empty(0))
+    return neumf, heads
+
+
+def test_neumf_finds_its_parts_in_any_order() -> None:
+    for order in ("gmf", "mlp"), ("mlp", "gmf"):
+        neumf, heads = adopted("both", *({"parts": parts} for parts in order))
+        gmf, mlp = (heads[order.index(parts)] for parts in ("gmf", "mlp"))
+        assert torch.equal(neumf.last.weight, torch.cat([0.3 * gmf.last.weight, 0.7 * mlp.last.weight], dim=1))
+        assert torch.equal(neumf.deep[0].weight, mlp.deep[0].weight)
+
+
+@pytest.mark.parametrize(
+    ("parts", "pretrained", "message"),
+    [
+        ("both", [{"parts": "gmf"}] * 2, 'one of head.parts="gmf" and one of head.parts="mlp"'),
+        ("both", [{"parts": "mlp"}] * 2, 'one of head.parts="gmf" and one of head.parts="mlp"'),
+        ("gmf", [{"parts": "gmf"}, {"parts": "mlp"}], 'two pretrained.runs are for head.parts="both"'),
+        ("both", [{"parts": "gmf", "factors": 5}, {"parts": "mlp"}], "do not make up this head"),
+        ("both", [{"parts": "gmf"}, {"parts": "mlp", "dropout": 0.1}], "do not make up this head"),
+        ("both", [{"parts": "gmf"}, {"parts": "mlp", "hidden": [7, 6]}], "the pre-trained deep.0.weight is [7, 14]"),
+    ],
+)
+def test_neumf_refuses_parts_that_do_not_fit(parts: str, pretrained: list[dict[str, Any]], message: str) -> None:
+    with pytest.raises(UserError, match=re.escape(message)):
+        adopted(parts, *pretrained)
 
 
 def test_one_table_is_enough() -> None:

@@ -1,12 +1,16 @@
 """Implicit feedback: groups of a positive and others, and what is made of their scores."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from torch.nn import functional
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
+from dist_rec.baselines.pop import Pop
+from dist_rec.baselines.ranked import _among_candidates, seen_matrix
 from dist_rec.core.batch import Batch
 from dist_rec.core.errors import UserError
 from dist_rec.data.loader import Loader, LoaderConfig
@@ -96,10 +100,25 @@ def test_fewer_candidates_do_not_count(dataset: Dataset) -> None:
         assert not rank_B.any() and (targets_B == 1).all() and (members_B == 1 + CANDIDATES).all()
         rank_B, _, _ = task.evidence(torch.arange(len(batch.labels)).float(), batch.labels, batch.weights)
         assert (rank_B == CANDIDATES).all()
-    with pytest.raises(UserError, match="rows without candidates cannot be ranked"):
+    with pytest.raises(UserError, match="16 of 16 rows have no candidates and cannot be ranked"):
         task.expand(dataset, False, 3)(next(iter(unexpanded(dataset, task))), 0)
+    assert len(batches(dataset, task, "test", rank=13, world=14)) == 2, "a process without rows"
     with pytest.raises(UserError, match=r"a row has 5 candidates; set task\.candidates"):
         batches(dataset, Implicit(Implicit.Config(candidates=4)), "test")
+
+
+def test_a_single_row_without_candidates_is_refused(dataset: Dataset) -> None:
+    task, config = Implicit(Implicit.Config()), LoaderConfig(path=dataset.path)
+    loader = Loader(dataset, "test", config, batch=USERS, features=task.columns(False), shuffle=False)
+    batch = next(iter(loader.batches(0, 1)))
+    lengths = batch.ids.lengths().view(3, USERS).clone()
+    lengths[2, 4] = 0
+    emptied = torch.cat([batch.ids.values()[: 2 * USERS], batch.ids["candidates"].values()[CANDIDATES:]])
+    ids = KeyedJaggedTensor(batch.ids.keys(), emptied, lengths=lengths.view(-1))
+    with pytest.raises(UserError, match="1 of 12 rows have no candidates and cannot be ranked"):
+        task.expand(dataset, False, 3)(replace(batch, ids=ids), 0)
+    with pytest.raises(UserError, match="1 of 12 rows have no candidates and cannot be ranked"):
+        _among_candidates(Pop(seen_matrix(dataset)), replace(batch, ids=ids), seen_matrix(dataset))
 
 
 def test_losses_by_their_definitions() -> None:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from dist_rec.core.errors import UserError
 from dist_rec.core.head import Inputs
 from dist_rec.heads.llorma import LLORMA
 from dist_rec.heads.mf import MF
@@ -53,3 +54,25 @@ def test_ratings() -> None:
 def test_starts_from_factors_of_mf() -> None:
     (ours, _), (theirs,) = LLORMA.lookups(CONFIG, MANIFEST), MF.lookups(MF.Config(dim=2, biases=False), MANIFEST)
     assert (ours.name, ours.features, ours.dim) == (theirs.name, theirs.features, theirs.dim)
+
+
+def anchored(dtype: torch.dtype = torch.float32) -> LLORMA:
+    head = LLORMA(CONFIG, MANIFEST)
+    head.anchors_FAG.copy_(torch.nn.functional.normalize(torch.tensor([[[1.0, 1], [3, 1], [1, 2]]] * 2), dim=2))
+    return head.to(dtype)
+
+
+def test_angles_are_as_precise_as_the_anchors() -> None:
+    inputs = drawn()
+    exact = anchored()._kernel(inputs.pooled["factors"])
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(anchored()._kernel(inputs.pooled["factors"]), exact)
+    found = anchored(torch.float64)(inputs.double())
+    assert found.dtype == torch.float64
+    torch.testing.assert_close(found.float(), anchored()(inputs))
+
+
+def test_a_factorisation_with_biases_is_refused() -> None:
+    biased = MF(MF.Config(dim=1), MANIFEST).state_dict()
+    with pytest.raises(UserError, match=r"train the run of `mf` with head\.biases=false"):
+        LLORMA(CONFIG, MANIFEST).adopt([biased], lambda table, ids: torch.ones(len(ids), CONFIG.dim))

@@ -133,6 +133,10 @@ def test_a_prepared_folder_brings_its_seen_pairs(tmp_path: Path) -> None:
     drawn_BN = Negatives.of(dataset, 0, "popularity", 0.75).draw(5, user_B, item_B, 6)
     assert own.isdisjoint(zip(np.repeat(user_B, 6).tolist(), drawn_BN.reshape(-1).tolist(), strict=True))
 
+    # By the id in the file: the user is row 1.
+    with pytest.raises(UserError, match="user 2 has seen all but 2 of 13 items"):
+        Negatives.of(dataset, 0).draw(0, np.array([1]), np.array([1]), 13, distinct=True)
+
     seen = tmp_path / "out" / "seen.npy"
     damaged = bytearray(seen.read_bytes())
     damaged[-1] ^= 1

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
@@ -157,20 +157,24 @@ def test_leave_one_out_takes_the_last_two(
     tmp_path_factory: pytest.TempPathFactory, seed: int, users: int, validation: bool
 ) -> None:
     ratings = [Rating("one", "4", 3.0, 2), *some_ratings(seed, users)]
-    out, prepared = run(tmp_path_factory.mktemp("ratings"), ratings, LeaveOneOut(validation=validation))
     train, valid, test = [], [], []
     for of_user in by_user(ratings).values():
         keep = max(len(of_user) - 1 - validation, 1)
         train += of_user[:keep]
         valid += of_user[keep:-1]
         test += of_user[max(keep, len(of_user) - 1) :]
+    tmp, split = tmp_path_factory.mktemp("ratings"), LeaveOneOut(validation=validation)
+    if not test or (validation and not valid):
+        with pytest.raises(UserError, match="--split leave-one-out: no rating is left for"):
+            run(tmp, ratings, split)
+        return
+    out, prepared = run(tmp, ratings, split)
     assert sorted(triples(out, "train")) == sorted(expected(train))
-    if valid:
-        assert sorted(triples(out, "valid")) == sorted(known(valid, set(train)))
-    assert ("valid" in prepared.manifest.splits) == bool(valid)
+    assert sorted(triples(out, "valid")) == sorted(known(valid, set(train)))
+    assert ("valid" in prepared.manifest.splits) == validation
     assert sorted(triples(out, "test")) == sorted(known(test, set(train)))
     alone = sum(len(of_user) == 1 for of_user in by_user(ratings).values())
-    assert f"{alone} users have no test rating: they rated too little, or --test has none of them" in prepared.warnings
+    assert any(text.startswith(f"{alone} users have no test rating, first user one: ") for text in prepared.warnings)
 
 
 def test_a_test_file_beside_the_training_file(tmp_path: Path) -> None:
@@ -235,7 +239,11 @@ def test_held_out_users(
 ) -> None:
     ratings = some_ratings(seed)
     split = HeldOutUsers(valid_users=valid_users, test_users=test_users, fold_in=fold_in, seed=seed)
-    out, prepared = run(tmp_path_factory.mktemp("ratings"), ratings, split, layout="users", implicit=True)
+    try:
+        out, prepared = run(tmp_path_factory.mktemp("ratings"), ratings, split, layout="users", implicit=True)
+    except UserError as error:
+        assert "--split held-out-users: no rating is left for" in str(error)
+        assume(False)
     users, items = raw_ids(out, "user"), raw_ids(out, "item")
     seen = {rating.item for rating in ratings if rating.user in users}
     assert set(items[1:]) == seen
@@ -347,7 +355,7 @@ def test_candidates_are_read(tmp_path: Path) -> None:
         assert [items[row] for row in found[user]] == wanted
     assert all(len(set(row["candidates"])) == 6 for row in read(out, "valid"))
     assert any("test items are among their own candidates" in warning for warning in prepared.warnings)
-    assert any("candidates of the test are items that training never saw" in text for text in prepared.warnings)
+    assert any("candidates are items that training never saw, first of user " in text for text in prepared.warnings)
 
     def refused(rows: list[tuple[str, str, list[str]]]) -> str:
         with pytest.raises(UserError) as caught:
@@ -359,6 +367,9 @@ def test_candidates_are_read(tmp_path: Path) -> None:
         f", line 4 is of another item than the user's test item, {rows[3][1]}"
     )
     assert refused([*rows[:4], (*rows[4][:2], ["4"])]) == ", line 5 has 2 fields, but line 1 has 7"
+    for void in ([rows[2][1]] * 6, [""] * 6):
+        said = refused([*rows[:2], (*rows[2][:2], void), *rows[3:]])
+        assert said == f", line 3, ({rows[2][0]},{rows[2][1]}), has no candidates beside its own item"
     (tmp_path / "bad").write_text("3 5\t6\n")
     with pytest.raises(UserError, match=r"bad, line 1 does not begin with \(user,item\)"):
         run(tmp_path, ratings, LeaveOneOut(negatives=str(tmp_path / "bad")))
@@ -370,7 +381,8 @@ def test_of_several_ratings_of_an_item_the_newest_counts(tmp_path: Path) -> None
     tied = [rating._replace(rating=2.0) for rating in ratings[5:9]]
     out, prepared = run(tmp_path, [*tied, *ratings, *again], Random(valid_share=0.0))
     assert sorted(triples(out, "train")) == sorted(triples(run(tmp_path, ratings, Random(valid_share=0.0))[0], "train"))
-    assert prepared.warnings[0] == "9 ratings are left out: the user rated the item again later"
+    first = f"first user {tied[0].user}, item {tied[0].item}"
+    assert prepared.warnings[0] == f"9 ratings are left out, {first}: the user rated the item again later"
 
 
 def test_low_ratings_and_users_with_few_are_left_out(tmp_path: Path) -> None:
@@ -444,7 +456,7 @@ def test_impossible_requests_are_refused(tmp_path: Path) -> None:
         run(tmp_path, ratings, LeaveOneOut(draw=3), layout="users")
     with pytest.raises(UserError, match="--negatives gives the candidates and --draw draws them; choose one"):
         run(tmp_path, ratings, LeaveOneOut(draw=3, negatives="x"))
-    with pytest.raises(UserError, match=r"user .* has seen all but .* of 20 items, and 19 negatives are to be drawn"):
+    with pytest.raises(UserError, match=r"user ü.* has seen all but .* of 20 items, and 19 negatives are to be drawn"):
         run(tmp_path, ratings, LeaveOneOut(draw=19))
     with pytest.raises(UserError, match=r"not `user item rating \[timestamp\]` by tab, comma"):
         prepare([write(tmp_path / "bar", ratings, "|")], tmp_path / "out", Random(), Options())
@@ -495,3 +507,59 @@ def test_the_protocols_on_movielens(tmp_path: Path) -> None:
     options = Options(layout="users", implicit=True, min_rating=4.0, min_interactions=5)
     manifest = prepare([train, test], tmp_path / "held", held, options).manifest
     assert [split.rows for split in manifest.splits.values()] == [4_828, 603, 603]
+
+
+HELD = [
+    *(Rating(f"u{user}", f"i{item}", 4.0, 1) for user in range(20) for item in range(5)),
+    *(Rating(f"short{user}", f"i{user % 5}", 4.0, 1) for user in range(12)),
+    *(Rating(f"u{user}", f"own{user}", 4.0, 1) for user in range(20)),
+]
+
+
+def test_what_held_out_users_lose_is_told(tmp_path: Path) -> None:
+    split = HeldOutUsers(valid_users=6, test_users=6)
+    out, prepared = run(tmp_path, HELD, split, layout="users")
+    users, items = raw_ids(out, "user"), raw_ids(out, "item")
+    lost = [rating.item for rating in HELD if rating.user not in users and rating.item not in items]
+    short = [user for user in (f"short{number}" for number in range(12)) if user not in users]
+    assert lost and short
+    assert prepared.warnings == (
+        "all ratings are 4, there is nothing to predict; with --implicit they are choices",
+        f"{len(lost)} ratings of held-out users are left out, first item {lost[0]}: training never saw these items",
+        f"{len(short)} held-out users are not judged, first user {short[0]}: they have too few ratings for one to "
+        "predict",
+    )
+
+
+def test_a_split_that_comes_out_empty_is_refused(tmp_path: Path) -> None:
+    pairs = [Rating(f"u{user}", f"i{user % 3}", 1.0 + user % 5, user + 1) for user in range(9)]
+    few = [*pairs, Rating("u0", "i1", 3.0, 20)]
+    for ratings, split, message in (
+        (pairs, LeaveOneOut(validation=False), "leave-one-out: no rating is left for test; give more"),
+        (few, LeaveOneOut(), "leave-one-out: no rating is left for valid; give more; --no-validation does without it"),
+        (few, Random(test_share=0.1, valid_share=0.01), "random: no rating is left for valid; give more; --valid-sh"),
+        (few, Chronological(valid_share=0.0), "chronological: no rating is left for test; give more"),
+    ):
+        with pytest.raises(UserError, match=f"--split {message}"):
+            run(tmp_path, ratings, split)
+    with pytest.raises(UserError, match="--split held-out-users: no rating is left for valid; give more"):
+        run(tmp_path, pairs, HeldOutUsers(valid_users=2, test_users=2), layout="users")
+    out, _ = run(tmp_path, few, LeaveOneOut(validation=False))
+    assert [user for user, _, _ in triples(out, "test")] == ["u0"]
+
+
+def test_order_without_timestamps(tmp_path: Path) -> None:
+    raw = write(tmp_path / "raw", some_ratings(12), fields=3)
+    with pytest.raises(UserError, match="--split chronological needs timestamps, and the files have none"):
+        prepare([raw], tmp_path / "out", Chronological(), Options())
+    assert prepare([raw], tmp_path / "out", LeaveOneOut(), Options()).warnings[0].startswith("the files have no timest")
+    with pytest.raises(UserError, match="--range 5 1: the lowest rating comes first"):
+        prepare([raw], tmp_path / "no", Random(), Options(), bounds=(5, 1))
+
+
+def test_rows_with_an_empty_history_are_named(tmp_path: Path) -> None:
+    new = [Rating("late", f"i{item}", 3.0, 5) for item in range(3)]
+    out, test = write(tmp_path / "raw", some_ratings(13)), write(tmp_path / "test", new)
+    warnings = prepare([out], tmp_path / "out", LeaveOneOut(), Options(layout="users"), [test]).warnings
+    assert "3 test ratings are of items that training never saw, first item i0: row 0 of the table" in warnings
+    assert "1 test rows have an empty history, first user late" in warnings

@@ -28,8 +28,19 @@ from dist_rec.data.prepare.ratings_candidates import find_candidates
 from dist_rec.data.prepare.ratings_filter import choose
 from dist_rec.data.prepare.ratings_ids import Encoded, save_vocabulary
 from dist_rec.data.prepare.ratings_layout import Layout, bags, columns, interactions
-from dist_rec.data.prepare.ratings_lines import read_ratings
-from dist_rec.data.prepare.ratings_split import NOWHERE, SPLITS, TEST, TRAIN, VALID, LeaveOneOut, Splitter
+from dist_rec.data.prepare.ratings_lines import Ratings, read_ratings
+from dist_rec.data.prepare.ratings_split import (
+    NOWHERE,
+    SPLITS,
+    TEST,
+    TRAIN,
+    VALID,
+    LeaveOneOut,
+    Mask,
+    Parts,
+    Splitter,
+    check_filled,
+)
 from dist_rec.data.prepare.vocabulary import checksum
 from dist_rec.data.shards import ShardWriter, arrow_schema, new_folder
 
@@ -108,25 +119,31 @@ def prepare(
         UserError: for options that contradict each other, and for every fault of the input.
     """
     began = time.perf_counter()
-    _check(splitter, options, test_patterns)
+    _check(splitter, options, test_patterns, bounds)
     files, test_files = find_files(patterns, "FILES"), find_files(test_patterns, "--test")
     if both := sorted(set(files) & set(test_files)):
         raise UserError(f"{both[0]} is in both FILES and --test")
+    warnings: list[str] = []
     with new_folder(out) as folder:
         ratings, sizes = read_ratings([*files, *test_files], separator, bounds)
         test_N = np.arange(len(ratings)) >= sum(sizes[: len(files)])
-        kept_N, left_out = choose(ratings, test_N, options.min_rating, options.min_interactions)
+        _check_times(ratings, splitter, test_N, warnings.append)
+        kept_N, left_out = choose(ratings, test_N, options.min_rating, options.min_interactions, warnings.append)
         ratings, test_N = ratings.where(kept_N), test_N[kept_N]
         parts = splitter.parts(ratings, test_N) if isinstance(splitter, LeaveOneOut) else splitter.parts(ratings)
         encoded = Encoded.of(ratings, parts, options.implicit)
+        check_filled(splitter, parts)
         left_out["of_items_that_training_never_saw"] = int((parts.split_N == NOWHERE).sum())
-        warnings: list[str] = []
         manifest = _write(folder, encoded, splitter, options, left_out, warnings.append)
-        _warn(encoded, splitter, options.layout, left_out, warnings.append)
+        _warn(encoded, splitter, options, warnings.append)
     return Prepared(manifest, time.perf_counter() - began, tuple(warnings))
 
 
-def _check(splitter: Splitter, options: Options, test_patterns: Sequence[str]) -> None:
+def _check(
+    splitter: Splitter, options: Options, test_patterns: Sequence[str], bounds: tuple[float, float] | None
+) -> None:
+    if bounds is not None and not bounds[0] <= bounds[1]:
+        raise UserError(f"--range {bounds[0]:g} {bounds[1]:g}: the lowest rating comes first")
     if splitter.name == "held-out-users" and options.layout != "users":
         raise UserError("--split held-out-users needs --layout users: a held-out user is known by the history alone")
     if options.levels and options.layout == "interactions":
@@ -138,6 +155,16 @@ def _check(splitter: Splitter, options: Options, test_patterns: Sequence[str]) -
             raise UserError("candidates (--negatives, --draw) are for --layout interactions")
     elif test_patterns:
         raise UserError(f"--test is for --split leave-one-out; {splitter.name} makes a test split of FILES")
+
+
+def _check_times(ratings: Ratings, splitter: Splitter, test_N: Mask, warn: Callable[[str], None]) -> None:
+    """Splits by time want timestamps; the last rating of leave-one-out can be the last in the file."""
+    if ratings.timed:
+        return
+    if splitter.name == "chronological":
+        raise UserError("--split chronological needs timestamps, and the files have none")
+    if isinstance(splitter, LeaveOneOut) and (splitter.validation or not test_N.any()):
+        warn("the files have no timestamps: a user's last ratings are the last in the order of the files")
 
 
 def _write(
@@ -212,21 +239,39 @@ def _save_seen(folder: Path, encoded: Encoded) -> Seen:
     return Seen(pairs=pair_S.size, checksum=checksum(folder / SEEN))
 
 
-def _warn(
-    encoded: Encoded, splitter: Splitter, layout: Layout, left_out: dict[str, int], warn: Callable[[str], None]
-) -> None:
+def _warn(encoded: Encoded, splitter: Splitter, options: Options, warn: Callable[[str], None]) -> None:
     """Tells what a user may not expect of the data."""
-    ratings, parts = encoded.ratings, encoded.parts
-    if left_out["repeated"]:
-        warn(f"{left_out['repeated']} ratings are left out: the user rated the item again later")
+    ratings, parts, labels = encoded.ratings, encoded.parts, _labels(encoded)
+    if labels.min == labels.max and not options.implicit:
+        warn(f"all ratings are {labels.min:g}, there is nothing to predict; with --implicit they are choices")
     if splitter.name == "leave-one-out":
-        untested = np.setdiff1d(ratings.user_N, ratings.user_N[parts.targets(TEST)]).size
-        if untested:
-            warn(f"{untested} users have no test rating: they rated too little, or --test has none of them")
-    owner_N = ratings.item_N if layout == "items" else ratings.user_N
+        untested_N = ~np.isin(ratings.user_N, ratings.user_N[parts.targets(TEST)])
+        if users := np.unique(ratings.user_N[untested_N]).size:
+            why = "they rated too little, or --test has none of them"
+            warn(f"{users} users have no test rating, first user {ratings.first_user(untested_N)}: {why}")
+    if splitter.name == "held-out-users":
+        _warn_of_held_out(ratings, parts, warn)
+    by_items = options.layout == "items"
+    owner_N = ratings.item_N if by_items else ratings.user_N
     for part in (VALID, TEST):
         target_N = parts.targets(part)
-        if unknown := int((encoded.item_N[target_N] == 0).sum()):
-            warn(f"{unknown} {SPLITS[part]} ratings are of items that training never saw: row 0 of the table")
-        if layout != "interactions" and (empty := np.setdiff1d(owner_N[target_N], owner_N[parts.given_N]).size):
-            warn(f"{empty} {SPLITS[part]} rows have an empty history")
+        unknown_N = target_N & (encoded.item_N == 0)
+        if unknown := int(unknown_N.sum()):
+            first = f"first item {ratings.first_item(unknown_N)}"
+            warn(f"{unknown} {SPLITS[part]} ratings are of items that training never saw, {first}: row 0 of the table")
+        empty_N = target_N & ~np.isin(owner_N, owner_N[parts.given_N])
+        if options.layout != "interactions" and (empty := np.unique(owner_N[empty_N]).size):
+            first = f"item {ratings.first_item(empty_N)}" if by_items else f"user {ratings.first_user(empty_N)}"
+            warn(f"{empty} {SPLITS[part]} rows have an empty history, first {first}")
+
+
+def _warn_of_held_out(ratings: Ratings, parts: Parts, warn: Callable[[str], None]) -> None:
+    nowhere_N = parts.split_N == NOWHERE
+    if nowhere_N.any():
+        first = f"first item {ratings.first_item(nowhere_N)}"
+        warn(f"{int(nowhere_N.sum())} ratings of held-out users are left out, {first}: training never saw these items")
+    judged_N = parts.targets(TRAIN) | parts.targets(VALID) | parts.targets(TEST)
+    without_N = ~np.isin(ratings.user_N, ratings.user_N[judged_N])
+    if users := np.unique(ratings.user_N[without_N]).size:
+        first = f"first user {ratings.first_user(without_N)}"
+        warn(f"{users} held-out users are not judged, {first}: they have too few ratings for one to predict")

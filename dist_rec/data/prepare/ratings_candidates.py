@@ -32,7 +32,9 @@ def find_candidates(encoded: Encoded, splitter: LeaveOneOut, warn: Callable[[str
         code_RK = _read_candidates(splitter.negatives, encoded.ratings, encoded.parts.targets(TEST))
         found[TEST], num = _given(code_RK, encoded, warn), code_RK.shape[1]
     every_pair_S = encoded.pairs(np.ones(len(encoded.ratings), np.bool_))
-    negatives = Negatives(every_pair_S, encoded.users, encoded.items, splitter.seed, splitter.by)
+    negatives = Negatives(
+        every_pair_S, encoded.users, encoded.items, splitter.seed, splitter.by, name=encoded.user_named
+    )
     for part, of_part in ((TRAIN, 0), (VALID, num), (TEST, num)):
         if part not in found:
             target_N = encoded.parts.targets(part)
@@ -44,12 +46,16 @@ def find_candidates(encoded: Encoded, splitter: LeaveOneOut, warn: Callable[[str
 
 def _given(code_RK: NDArray[np.int32], encoded: Encoded, warn: Callable[[str], None]) -> pa.ListArray:
     """The rows of given candidates, without the test item itself wherever it is among them."""
-    other_RK = code_RK != encoded.ratings.item_N[encoded.parts.targets(TEST), None]
+    test_N = encoded.parts.targets(TEST)
+    user_R = encoded.ratings.user_N[test_N]
+    other_RK = code_RK != encoded.ratings.item_N[test_N, None]
     item_RK = np.where(code_RK < 0, 0, encoded.item_K[code_RK])
     if own := int((~other_RK).sum()):
-        warn(f"{own} test items are among their own candidates; they are left out there")
+        first = encoded.ratings.users[int(user_R[np.argmin(other_RK.all(1))])]
+        warn(f"{own} test items are among their own candidates, first user {first}'s; they are left out there")
     if unknown := int((item_RK == 0).sum()):
-        warn(f"{unknown} candidates of the test are items that training never saw: row 0 of the table")
+        first = encoded.ratings.users[int(user_R[np.argmax((item_RK == 0).any(1))])]
+        warn(f"{unknown} candidates are items that training never saw, first of user {first}: row 0 of the table")
     return lists(item_RK[other_RK], other_RK.sum(1))
 
 
@@ -60,8 +66,8 @@ def _read_candidates(path: str, ratings: Ratings, test_N: NDArray[np.bool_]) -> 
         The code of each candidate of each test rating in the order of the ratings, -1 for an unknown item, [R, K].
 
     Raises:
-        UserError: naming the file, and the line or user, if lines differ in length, or a test rating has no line or a
-            line of another item.
+        UserError: naming the file, and the line or user, if lines differ in length, or a test rating has no line, a
+            line of another item or one without candidates.
     """
     table = _read_table(path)
     names = table.column_names
@@ -83,7 +89,17 @@ def _read_candidates(path: str, ratings: Ratings, test_N: NDArray[np.bool_]) -> 
         row = int(np.argmax(other_R))
         item = ratings.items[ratings.item_N[test_N][row]]
         raise UserError(f"{path}, line {line_R[row] + 1} is of another item than the user's test item, {item}")
+    _check_filled(path, table, pc.list_element(key, 1), line_R)
     return candidates_LK[line_R]
+
+
+def _check_filled(path: str, table: pa.Table, item_L: pa.ChunkedArray, line_R: NDArray[np.int64]) -> None:
+    """Raises UserError if a line that is used holds nothing beside its own item."""
+    columns = [table[name] for name in table.column_names[1:]]
+    void_L = np.all([pc.or_(pc.equal(column, ""), pc.equal(column, item_L)).to_numpy() for column in columns], axis=0)
+    if void_L[line_R].any():
+        line = line_R[np.argmax(void_L[line_R])]
+        raise UserError(f"{path}, line {line + 1}, {table['positive'][line]}, has no candidates beside its own item")
 
 
 def _read_table(path: str) -> pa.Table:

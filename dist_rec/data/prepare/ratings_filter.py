@@ -3,6 +3,8 @@
 Shapes: N ratings, U users.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 
 from dist_rec.core.errors import UserError
@@ -11,7 +13,7 @@ from dist_rec.data.prepare.ratings_split import Mask
 
 
 def choose(
-    ratings: Ratings, test_N: Mask, min_rating: float | None, min_interactions: int
+    ratings: Ratings, test_N: Mask, min_rating: float | None, min_interactions: int, warn: Callable[[str], None]
 ) -> tuple[Mask, dict[str, int]]:
     """Leaves out all but the newest rating of a (user, item), then low ones, then those of users with few.
 
@@ -20,6 +22,7 @@ def choose(
         test_N: which of them are for the test already.
         min_rating: the lowest rating that stays.
         min_interactions: how many ratings a user needs to stay.
+        warn: is told of (user, item) that are rated again.
 
     Returns:
         Which ratings stay, and how many went, by reason.
@@ -33,6 +36,9 @@ def choose(
     kept_N = high_N & (count_U >= min_interactions)[ratings.user_N]
     if not kept_N.any():
         raise UserError("no rating is left; lower --min-rating or --min-interactions")
+    if not newest_N.all():
+        pair = f"user {ratings.first_user(~newest_N)}, item {ratings.first_item(~newest_N)}"
+        warn(f"{int((~newest_N).sum())} ratings are left out, first {pair}: the user rated the item again later")
     newest, high, kept = (int(mask_N.sum()) for mask_N in (newest_N, high_N, kept_N))
     return kept_N, {"repeated": len(ratings) - newest, "low": newest - high, "of_users_with_few": high - kept}
 

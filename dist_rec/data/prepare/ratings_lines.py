@@ -49,6 +49,19 @@ class Ratings:
     def __len__(self) -> int:
         return self.user_N.size
 
+    @property
+    def timed(self) -> bool:
+        """Whether the files have timestamps."""
+        return bool(self.time_N.any())
+
+    def first_user(self, among_N: NDArray[np.bool_]) -> str:
+        """The user of the first of some ratings, by the id in the files."""
+        return self.users[int(self.user_N[np.argmax(among_N)])].as_py()
+
+    def first_item(self, among_N: NDArray[np.bool_]) -> str:
+        """Likewise."""
+        return self.items[int(self.item_N[np.argmax(among_N)])].as_py()
+
     def where(self, kept_N: NDArray[np.bool_]) -> "Ratings":
         """Some of the ratings; codes stay."""
         return replace(

@@ -146,6 +146,11 @@ class HeldOutUsers(Config):
 
 
 Splitter = LeaveOneOut | Random | Chronological | HeldOutUsers
+WITHOUT_VALIDATION = {
+    "leave-one-out": "; --no-validation does without it",
+    "random": "; --valid-share 0 does without it",
+    "chronological": "; --valid-share 0 does without it",
+}
 SPLITTERS: dict[str, type[Splitter]] = {
     "leave-one-out": LeaveOneOut,
     "random": Random,
@@ -171,6 +176,18 @@ def splitter(name: str, settings: dict[str, Any]) -> Splitter:
         if field.is_required() and key not in given:
             raise UserError(f"--split {name} needs {_option(key)}")
     return kind.parse(given, f"--split {name}: ")
+
+
+def check_filled(splitter: Splitter, parts: Parts) -> None:
+    """Raises UserError if a split that was asked for is empty."""
+    match splitter:
+        case LeaveOneOut(validation=False) | Random(valid_share=0) | Chronological(valid_share=0):
+            wanted = {TEST: ""}
+        case _:
+            wanted = {VALID: WITHOUT_VALIDATION.get(splitter.name, ""), TEST: ""}
+    for part, otherwise in wanted.items():
+        if not parts.targets(part).any():
+            raise UserError(f"--split {splitter.name}: no rating is left for {SPLITS[part]}; give more{otherwise}")
 
 
 def _option(key: str) -> str:
