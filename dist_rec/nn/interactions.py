@@ -21,15 +21,20 @@ class _PairwiseDots(torch.autograd.Function):
     def forward(ctx: Any, x_BFD: Tensor, pair_P: Tensor, place_FF: Tensor) -> Tensor:
         dots_BFF = torch.bmm(x_BFD, x_BFD.transpose(1, 2))
         ctx.save_for_backward(x_BFD, place_FF)
-        return dots_BFF.flatten(1).index_select(1, pair_P)
+        return _columns(dots_BFF.flatten(1), pair_P)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
         x_BFD, place_FF = ctx.saved_tensors
         features = x_BFD.shape[1]
-        grad_BFF = grads[0].to(x_BFD.dtype).index_select(1, place_FF).unflatten(1, (features, features))
+        grad_BFF = _columns(grads[0].to(x_BFD.dtype), place_FF).unflatten(1, (features, features))
         grad_BFF.diagonal(dim1=1, dim2=2).zero_()
         return torch.bmm(grad_BFF, x_BFD), None, None
+
+
+def _columns(x_BC: Tensor, columns_P: Tensor) -> Tensor:
+    """Some columns, [B, P]; `index_select` takes three to five times as long for bfloat16 on CPUs."""
+    return x_BC.gather(1, columns_P.expand(len(x_BC), -1))
 
 
 class PairwiseDots(nn.Module):
