@@ -148,13 +148,19 @@ def gather(pieces: Sequence[Piece], permutation: Array | None, layout: Layout, m
 
 
 def _values(piece: Piece, name: str) -> Array:
-    """The numbers of a column, those of lists end to end."""
-    column = piece.record.column(name)
-    values = column.flatten() if pa.types.is_list(column.type) else column
-    if column.null_count or values.null_count:
-        row = piece.first_row + _first_empty(column)
-        raise UserError(f"{piece.shard}, row {row}: column {name!r} has an empty value; fill it in and prepare again")
-    return values.to_numpy()
+    """The numbers of a column."""
+    return _numbers(piece, name, piece.record.column(name))
+
+
+def _numbers(piece: Piece, name: str, values: pa.Array) -> Array:
+    """Numbers of a column, without a copy; raises UserError if one is empty."""
+    try:
+        return values.to_numpy()
+    except pa.ArrowInvalid:
+        row = piece.first_row + _first_empty(piece.record.column(name))
+        raise UserError(
+            f"{piece.shard}, row {row}: column {name!r} has an empty value; fill it in and prepare again"
+        ) from None
 
 
 def _first_empty(column: pa.Array) -> int:
@@ -177,8 +183,12 @@ def _deal(column: Array, permutation: Array | None, out: Array) -> None:
 
 
 def _jagged(piece: Piece, manifest: Manifest, name: str) -> Jagged:
-    weights, lengths = manifest.column(name).weights, np.diff(piece.record.column(name).offsets.to_numpy())
-    return Jagged(_values(piece, name), lengths, _values(piece, weights) if weights else None)
+    column, weights = piece.record.column(name), manifest.column(name).weights
+    if column.null_count:
+        _numbers(piece, name, column)
+    lengths = np.diff(column.offsets.to_numpy())
+    factors = _numbers(piece, weights, piece.record.column(weights).flatten()) if weights else None
+    return Jagged(_numbers(piece, name, column.flatten()), lengths, factors)
 
 
 def _check(ids: Array, lengths: Array | None, manifest: Manifest, name: str, pieces: Sequence[Piece]) -> None:
