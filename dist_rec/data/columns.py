@@ -5,7 +5,7 @@ Shapes: R rows of a piece or window, N dense features, C categorical features, V
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -66,10 +66,17 @@ class Layout:
 
     dense: tuple[str, ...]
     categorical: tuple[str, ...]
+    table_rows: tuple[int, ...]
+    """Rows of the table of each categorical feature."""
     bags: tuple[str, ...]
     weighted: tuple[str, ...]
     label: str
     weight: str | None
+
+    @property
+    def floats(self) -> tuple[str, ...]:
+        """The columns of numbers, in the order of `Rows.floats`."""
+        return (*self.dense, self.label, *([self.weight] if self.weight else []))
 
     @classmethod
     def of(cls, manifest: Manifest, features: Sequence[str] | None = None) -> "Layout":
@@ -80,9 +87,11 @@ class Layout:
         labels = manifest.names("label")
         if len(labels) != 1:
             raise UserError(f"the data has {len(labels)} label columns, training needs one")
+        categorical = tuple(c.name for c in wanted if c.kind == "categorical")
         return cls(
             dense=manifest.names("dense"),
-            categorical=tuple(c.name for c in wanted if c.kind == "categorical"),
+            categorical=categorical,
+            table_rows=tuple(manifest.rows_of(name) for name in categorical),
             bags=tuple(c.name for c in wanted if c.kind in ("bag", "sequence") and c.weights is None),
             weighted=tuple(c.name for c in wanted if c.kind in ("bag", "sequence") and c.weights is not None),
             label=labels[0],
@@ -92,16 +101,16 @@ class Layout:
 
 @dataclass(frozen=True)
 class Rows:
-    """R decoded rows."""
+    """R decoded rows, each contiguous: they are dealt and joined by whole rows."""
 
     floats: Array
-    """Dense features, then the label, then the row weight if there is one, float32 [N + 1 or 2, R]."""
+    """Dense features, then the label, then the row weight if there is one, float32 [R, N + 1 or 2]."""
     categorical: Array
-    """int32 [C, R]."""
+    """int32 [R, C]."""
     jagged: dict[str, Jagged]
 
     def __len__(self) -> int:
-        return self.floats.shape[1]
+        return len(self.floats)
 
 
 @dataclass(frozen=True)
@@ -118,8 +127,6 @@ class Piece:
 def gather(pieces: Sequence[Piece], permutation: Array | None, layout: Layout, manifest: Manifest) -> Rows:
     """Joins pieces, puts their rows in order and checks every id against its table.
 
-    A column is joined in a small buffer that stays in the processor's cache, and from there dealt to its new order.
-
     Args:
         pieces: R rows in all.
         permutation: the place among the pieces' rows of each row, int64 [R]; None keeps them as they are.
@@ -129,27 +136,26 @@ def gather(pieces: Sequence[Piece], permutation: Array | None, layout: Layout, m
     Raises:
         UserError: naming the shard, row, feature and table of an id outside its table, or the column of an empty value.
     """
-    size = sum(piece.record.num_rows for piece in pieces)
-    names = (*layout.dense, layout.label, *([layout.weight] if layout.weight else []))
-    floats = np.empty((len(names), size if permutation is None else len(permutation)), np.float32)
-    categorical = np.empty((len(layout.categorical), floats.shape[1]), np.int32)
-    for name, row in zip(names, floats, strict=True):
-        _deal(_join([_values(piece, name) for piece in pieces]), permutation, row)
-    for name, row in zip(layout.categorical, categorical, strict=True):
-        ids = _join([_values(piece, name) for piece in pieces])
-        _check(ids, None, manifest, name, pieces)
-        _deal(ids, permutation, row)
+    floats = np.concatenate([_matrix(piece, layout.floats, np.float32) for piece in pieces])
+    categorical = np.concatenate([_matrix(piece, layout.categorical, np.int32) for piece in pieces])
+    _check_columns(categorical, layout, manifest, pieces)
     jagged = {}
     for name in layout.bags + layout.weighted:
         column = Jagged.concatenate([_jagged(piece, manifest, name) for piece in pieces])
         _check(column.values, column.lengths, manifest, name, pieces)
         jagged[name] = column if permutation is None else column.take(permutation)
-    return Rows(floats, categorical, jagged)
+    return Rows(_deal(floats, permutation), _deal(categorical, permutation), jagged)
 
 
-def _values(piece: Piece, name: str) -> Array:
-    """The numbers of a column."""
-    return _numbers(piece, name, piece.record.column(name))
+def _matrix(piece: Piece, names: tuple[str, ...], dtype: type[np.generic]) -> Array:
+    """Columns of one type, turned into rows, [R, names]; raises UserError if a value is empty."""
+    if not names:
+        return np.empty((piece.record.num_rows, 0), dtype)
+    columns = piece.record.select(names)
+    try:
+        return columns.to_tensor().to_numpy()
+    except pa.ArrowTypeError:
+        raise _empty_value(piece, next(name for name in names if columns.column(name).null_count)) from None
 
 
 def _numbers(piece: Piece, name: str, values: pa.Array) -> Array:
@@ -157,10 +163,12 @@ def _numbers(piece: Piece, name: str, values: pa.Array) -> Array:
     try:
         return values.to_numpy()
     except pa.ArrowInvalid:
-        row = piece.first_row + _first_empty(piece.record.column(name))
-        raise UserError(
-            f"{piece.shard}, row {row}: column {name!r} has an empty value; fill it in and prepare again"
-        ) from None
+        raise _empty_value(piece, name) from None
+
+
+def _empty_value(piece: Piece, name: str) -> UserError:
+    row = piece.first_row + _first_empty(piece.record.column(name))
+    return UserError(f"{piece.shard}, row {row}: column {name!r} has an empty value; fill it in and prepare again")
 
 
 def _first_empty(column: pa.Array) -> int:
@@ -170,16 +178,9 @@ def _first_empty(column: pa.Array) -> int:
     return int(np.searchsorted(np.cumsum(np.diff(column.offsets.to_numpy())), at, side="right"))
 
 
-def _join(columns: list[Array]) -> Array:
-    return columns[0] if len(columns) == 1 else np.concatenate(columns)
-
-
-def _deal(column: Array, permutation: Array | None, out: Array) -> None:
-    if permutation is None:
-        out[:] = column
-    else:
-        # "clip" only because "raise" would go through a buffer: a permutation has no place outside.
-        np.take(column, permutation, out=out, mode="clip")
+def _deal(rows: Array, permutation: Array | None) -> Array:
+    # "clip" only because "raise" would go through a buffer: a permutation has no place outside.
+    return rows if permutation is None else np.take(rows, permutation, axis=0, mode="clip")
 
 
 def _jagged(piece: Piece, manifest: Manifest, name: str) -> Jagged:
@@ -189,6 +190,19 @@ def _jagged(piece: Piece, manifest: Manifest, name: str) -> Jagged:
     lengths = np.diff(column.offsets.to_numpy())
     factors = _numbers(piece, weights, piece.record.column(weights).flatten()) if weights else None
     return Jagged(_numbers(piece, name, column.flatten()), lengths, factors)
+
+
+def _check_columns(ids: Array, layout: Layout, manifest: Manifest, pieces: Sequence[Piece]) -> None:
+    """Checks the categorical ids, int32 [R, C]."""
+    for column in np.flatnonzero(_column_max(ids.view(np.uint32)) >= layout.table_rows):
+        _check(ids[:, column], None, manifest, layout.categorical[column], pieces)
+
+
+def _column_max(ids: Array) -> Array:
+    """The largest of every column, 16 rows at a time: one row is short for the processor's vector units."""
+    groups, columns = len(ids) // 16, ids.shape[1]
+    largest = ids[: groups * 16].reshape(groups, 16 * columns).max(0, initial=0).reshape(16, columns).max(0)
+    return np.maximum(largest, ids[groups * 16 :].max(0, initial=0))
 
 
 def _check(ids: Array, lengths: Array | None, manifest: Manifest, name: str, pieces: Sequence[Piece]) -> None:
@@ -208,8 +222,7 @@ def _check(ids: Array, lengths: Array | None, manifest: Manifest, name: str, pie
     )
 
 
-@dataclass(frozen=True)
-class Slice:
+class Slice(NamedTuple):
     """A run of rows of a window."""
 
     rows: Rows
@@ -227,24 +240,25 @@ def collate(slices: Sequence[Slice], layout: Layout, padded: int, scale: float) 
         padded: rows of the id features, P (see `Batch.ids`).
         scale: see `Batch.scale`.
     """
-    size = sum(part.stop - part.start for part in slices)
-    num_floats = len(layout.dense) + 1 + (layout.weight is not None)
-    floats = np.empty((num_floats, size), np.float32)
+    size, num_dense = sum(part.stop - part.start for part in slices), len(layout.dense)
+    dense = np.empty((size, num_dense), np.float32)
+    labels_weights = np.empty((len(layout.floats) - num_dense, size), np.float32)
     ids = np.empty((len(layout.categorical), size), np.int64)
     at = 0
     for part in slices:
         end = at + part.stop - part.start
-        floats[:, at:end] = part.rows.floats[:, part.start : part.stop]
-        ids[:, at:end] = part.rows.categorical[:, part.start : part.stop]
+        floats = part.rows.floats[part.start : part.stop]
+        dense[at:end] = floats[:, :num_dense]
+        labels_weights[:, at:end] = floats[:, num_dense:].T
+        ids[:, at:end] = part.rows.categorical[part.start : part.stop].T
         at = end
-    numbers = torch.from_numpy(floats)
-    num_dense = len(layout.dense)
+    labels, *weights = torch.from_numpy(labels_weights)
     return Batch(
-        dense=numbers[:num_dense].t().contiguous(),
+        dense=torch.from_numpy(dense),
         ids=_keyed(slices, layout.categorical, ids, layout.bags, padded, weighted=False),
         weighted_ids=_keyed(slices, (), ids[:0], layout.weighted, padded, weighted=True),
-        labels=numbers[num_dense],
-        weights=numbers[-1] if layout.weight else torch.ones(size),
+        labels=labels,
+        weights=weights[0] if weights else torch.ones(size),
         scale=torch.tensor(scale),
     )
 
