@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import xxhash
 from numpy.typing import NDArray
 
@@ -22,7 +23,7 @@ MERGE_ENTRIES = 1 << 18
 FAN_IN = 256
 """Runs that are merged at once; more are first merged in groups, so that each is read in long stretches."""
 SEGMENT_ROWS = 1 << 16
-"""At most so many rows are factorized together: their codes have 16 bits, and the sort stays in the cache."""
+"""At most so many rows are factorized together: their codes have 16 bits, and the table of hashes stays in the cache."""
 U64 = np.uint64
 
 
@@ -38,24 +39,29 @@ class Factors:
 
 
 def factorize(value_N: NDArray[np.uint32], missing_N: NDArray[np.bool_]) -> Factors:
-    """Distinct values, their counts and where they stand, by one sort of (value, row) packed into 64 bits."""
-    rows = value_N.size
-    assert rows <= SEGMENT_ROWS
-    key = value_N.astype(np.uint64)
-    key[missing_N] = 1 << 32
-    key <<= U64(16)
-    key |= np.arange(rows, dtype=np.uint64)
-    key.sort()
-    row = key.astype(np.uint16)
-    key >>= U64(16)
-    first = np.ones(rows, np.bool_)
-    np.not_equal(key[1:], key[:-1], out=first[1:])
-    starts = np.flatnonzero(first)
-    code_N = np.empty(rows, np.uint16)
-    code_N[row] = first.cumsum(dtype=np.uint16) - np.uint16(1)
-    present = starts.size - bool(missing_N.any())
-    counts = np.diff(starts, append=rows)
-    return Factors(key[starts[:present]].astype(np.uint32), counts[:present], code_N)
+    """Distinct values, their counts and where they stand: hashed in order of appearance, then ranked.
+
+    Missing rows have the value 0.
+    """
+    assert value_N.size <= SEGMENT_ROWS
+    encoded = pa.array(value_N).dictionary_encode()
+    appeared_N = encoded.indices.to_numpy()
+    key_K = encoded.dictionary.to_numpy().astype(np.uint64) << U64(16)
+    key_K |= np.arange(key_K.size, dtype=np.uint64)
+    key_K.sort()
+    values_K, appeared_K = (key_K >> U64(16)).astype(np.uint32), key_K.astype(np.uint16)
+    counts_K = np.bincount(appeared_N, minlength=key_K.size)[appeared_K]
+    rank_K = np.empty(key_K.size, np.uint16)
+    rank_K[appeared_K] = np.arange(key_K.size)
+    code_N = rank_K[appeared_N]
+    missing = np.count_nonzero(missing_N)
+    if missing:
+        counts_K[0] -= missing
+        if not counts_K[0]:
+            values_K, counts_K = values_K[1:], counts_K[1:]
+            code_N -= np.uint16(1)
+        code_N[missing_N] = values_K.size
+    return Factors(values_K, counts_K, code_N)
 
 
 @dataclass(frozen=True)
