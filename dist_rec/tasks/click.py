@@ -7,6 +7,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from dist_rec.core import config
+from dist_rec.core.batch import Batch
+from dist_rec.core.errors import UserError
+from dist_rec.data.shards import Dataset
 from dist_rec.tasks import task
 from dist_rec.tasks.metrics import ClickMetrics
 
@@ -28,3 +31,14 @@ class Click(task.PairTask):
     def metrics(self, device: torch.device) -> ClickMetrics:
         """AUC, log loss, normalised entropy and calibration."""
         return ClickMetrics(device)
+
+    def expand(self, dataset: Dataset, training: bool, seed: int) -> task.Expand:
+        """Refuses labels that are neither 0 nor 1."""
+
+        def checked(batch: Batch, step: int) -> Batch:
+            bad = batch.labels[(batch.labels != 0) & (batch.labels != 1)]
+            if len(bad):
+                raise UserError(f"{dataset.path}: a label is {float(bad[0]):g}; task 'click' wants 0 and 1")
+            return batch
+
+        return checked

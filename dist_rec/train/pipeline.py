@@ -13,6 +13,23 @@ from dist_rec.core.batch import Batch
 from dist_rec.train.recommender import Output
 
 
+class Segment(Iterator[Batch]):
+    """The next batches up to a number; closed before, it gives no more, and a pipeline empties itself."""
+
+    def __init__(self, batches: Iterator[Batch], length: int) -> None:
+        self._batches, self._left = batches, length
+
+    def __next__(self) -> Batch:
+        if self._left <= 0:
+            raise StopIteration
+        self._left -= 1
+        return next(self._batches)
+
+    def close(self) -> None:
+        """Ends the segment."""
+        self._left = 0
+
+
 class Pipeline(Protocol):
     """TorchRec's contract of train pipelines."""
 

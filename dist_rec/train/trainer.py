@@ -4,7 +4,6 @@ The run is cut into segments that end where an evaluation or a checkpoint falls,
 and the state of the data is one number, the global step.
 """
 
-import json
 import logging
 import math
 import time
@@ -19,20 +18,19 @@ import torch
 
 from dist_rec.core.batch import Batch
 from dist_rec.core.errors import Interrupted, UserError
-from dist_rec.core.log import to_json
 from dist_rec.core.noise import noise
 from dist_rec.core.process import Process
 from dist_rec.data.loader import Loader
 from dist_rec.data.shards import Dataset
-from dist_rec.tasks.click import Click
 from dist_rec.train.checkpoint import Checkpoints
 from dist_rec.train.config import RunConfig
 from dist_rec.train.evaluator import evaluate
 from dist_rec.train.interruption import Interruption
 from dist_rec.train.model import build_model, build_optimizer, count_parameters, features_of
-from dist_rec.train.pipeline import make_pipeline
+from dist_rec.train.pipeline import Segment, make_pipeline
 from dist_rec.train.pretrained import start_from
 from dist_rec.train.reporter import Reporter
+from dist_rec.train.result import read_result, write_result
 from dist_rec.train.schedule import Schedule
 
 log = logging.getLogger(__name__)
@@ -129,7 +127,7 @@ class Trainer:
             while progress.step < self.steps and not self._out_of_patience():
                 end = self._segment_end(progress.step)
                 with self._clock("train"):
-                    self._run_segment(_Segment(batches, end - progress.step), report, interruption)
+                    self._run_segment(Segment(batches, end - progress.step), report, interruption)
                     stopped = interruption.asked()
                 self._count_skipped()
                 if progress.step == end and self._falls(self._evaluate_every, end):
@@ -154,28 +152,13 @@ class Trainer:
         }
         if progress.step == first:
             # Nothing was left to train: what the run told of its training stays.
-            result["train"] |= self._earlier_result().get("train", {})
+            result["train"] |= read_result(self.folder).get("train", {})
         result["parameters"] = self.parameters
         if self.process.first:
-            self._write_result(result)
+            write_result(self.folder, result)
         return result
 
-    def _earlier_result(self) -> dict[str, Any]:
-        try:
-            return json.loads((self.folder / "result.json").read_text())
-        except (OSError, ValueError):
-            return {}
-
-    def _write_result(self, result: dict[str, Any]) -> None:
-        path, partial = self.folder / "result.json", self.folder / ".result.json.partial"
-        try:
-            partial.write_text(to_json(result, indent=1) + "\n")
-            partial.replace(path)
-        except OSError as error:
-            partial.unlink(missing_ok=True)
-            log.warning("%s was not written: %s", path, error)
-
-    def _run_segment(self, batches: "_Segment", report: Reporter, interruption: Interruption) -> None:
+    def _run_segment(self, batches: Segment, report: Reporter, interruption: Interruption) -> None:
         """Trains on the batches, or fewer if asked to stop."""
         progress, unchecked = self.progress, deque[tuple[int, torch.Tensor]]()
         # Reading a loss waits for the device, so a GPU's is read one step late.
@@ -309,21 +292,12 @@ class Trainer:
         }
 
     def _timed(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        checked = False
         while True:
             with self._clock("wait for data"):
                 batch = next(batches, None)
             if batch is None:
                 return
-            if not checked:
-                self._check_labels(batch.labels)
-                checked = True
             yield batch
-
-    def _check_labels(self, labels: torch.Tensor) -> None:
-        bad = labels[(labels != 0) & (labels != 1)]
-        if isinstance(self.task, Click) and len(bad):
-            raise UserError(f"{self.dataset.path}: a label is {float(bad[0]):g}; task 'click' wants 0 and 1")
 
     @contextmanager
     def _clock(self, name: str) -> Iterator[None]:
@@ -332,20 +306,3 @@ class Trainer:
             yield
         finally:
             self.seconds[name] += time.perf_counter() - started
-
-
-class _Segment(Iterator[Batch]):
-    """The next batches up to a number; closed before, it gives no more, and a pipeline empties itself."""
-
-    def __init__(self, batches: Iterator[Batch], length: int) -> None:
-        self._batches, self._left = batches, length
-
-    def __next__(self) -> Batch:
-        if self._left <= 0:
-            raise StopIteration
-        self._left -= 1
-        return next(self._batches)
-
-    def close(self) -> None:
-        """Ends the segment."""
-        self._left = 0

@@ -10,6 +10,7 @@ import torch
 from dist_rec.core.errors import UserError
 from dist_rec.tasks.click import Click
 from dist_rec.train.reporter import Reporter
+from dist_rec.train.result import write_result
 from dist_rec.train.trainer import Progress, Trainer
 
 
@@ -31,14 +32,15 @@ def test_a_score_that_is_not_a_number_is_never_the_best() -> None:
 
 
 def test_labels_that_are_no_clicks_are_refused() -> None:
-    trainer = SimpleNamespace(task=Click(Click.Config()), dataset=SimpleNamespace(path="data/ratings"))
-    Trainer._check_labels(trainer, torch.tensor([0.0, 1.0]))
+    check = Click(Click.Config()).expand(SimpleNamespace(path="data/ratings"), training=True, seed=0)
+    clicks = SimpleNamespace(labels=torch.tensor([0.0, 1.0]))
+    assert check(clicks, 0) is clicks
     with pytest.raises(UserError, match="data/ratings: a label is 3; task 'click' wants 0 and 1"):
-        Trainer._check_labels(trainer, torch.tensor([0.0, 3.0]))
+        check(SimpleNamespace(labels=torch.tensor([0.0, 3.0])), 0)
 
 
 def test_a_result_that_cannot_be_written_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / ".result.json.partial").symlink_to("/dev/full")
-    Trainer._write_result(SimpleNamespace(folder=tmp_path), {"best_step": None})
+    write_result(tmp_path, {"best_step": None})
     assert f"{tmp_path}/result.json was not written: [Errno 28]" in caplog.text
     assert not (tmp_path / "result.json").exists()

@@ -23,7 +23,7 @@ MERGE_ENTRIES = 1 << 18
 FAN_IN = 256
 """Runs that are merged at once; more are first merged in groups, so that each is read in long stretches."""
 SEGMENT_ROWS = 1 << 16
-"""At most so many rows are factorized together: their codes have 16 bits, and the table of hashes stays in the cache."""
+"""At most so many rows are factorized together: their codes have 16 bits, and the hashes stay in the cache."""
 U64 = np.uint64
 
 
