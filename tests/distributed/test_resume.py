@@ -17,6 +17,7 @@ from tests.processes import ProcessFailure, run_distributed
 from tests.small_data import write_small_data
 
 STEPS, BATCH = 24, 60
+OPTIMIZERS = pytest.mark.parametrize("optimizer", ["rowwise_adagrad", pytest.param("adagrad", marks=pytest.mark.slow)])
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +70,7 @@ def check_same_curve(folder: Path, other: Path, tolerance: float) -> None:
     assert max(abs(ours[step] - theirs[step]) for step in ours) < tolerance
 
 
-@pytest.mark.parametrize("optimizer", ["rowwise_adagrad", "adagrad"])
+@OPTIMIZERS
 def test_bit_for_bit_on_as_many_processes(data: Path, tmp_path: Path, optimizer: str) -> None:
     config = settings(data, optimizer=optimizer)
     whole = run_distributed(train, 2, config, tmp_path / "whole")
@@ -81,17 +82,27 @@ def test_bit_for_bit_on_as_many_processes(data: Path, tmp_path: Path, optimizer:
     check_same_curve(tmp_path / "parts", tmp_path / "whole", 1e-12)
 
 
-@pytest.mark.parametrize(
-    "plan",
-    [
-        [(2, "table_wise"), (4, "row_wise"), (1, "table_wise")],
-        [(1, "row_wise"), (3, "table_wise"), (2, "row_wise")],
-        [(2, "table_row_wise"), (2, "data_parallel"), (4, "grid")],
-        [(2, "data_parallel"), (4, "data_parallel"), (2, "table_row_wise")],
-    ],
-    ids=lambda plan: "-".join(f"{sharding}{world}" for world, sharding in plan),
-)
-@pytest.mark.parametrize("optimizer", ["rowwise_adagrad", "adagrad"])
+PLANS = [
+    [(2, "table_wise"), (4, "row_wise"), (1, "table_wise")],
+    [(1, "row_wise"), (3, "table_wise"), (2, "row_wise")],
+    [(2, "table_row_wise"), (2, "data_parallel"), (4, "grid")],
+    [(2, "data_parallel"), (4, "data_parallel"), (2, "table_row_wise")],
+]
+PLANS_AND_OPTIMIZERS = [
+    # Each plan once; what is left of all pairs takes its time.
+    *zip(PLANS, ["rowwise_adagrad", "adagrad"] * 2, strict=True),
+    *(
+        pytest.param(plan, optimizer, marks=pytest.mark.slow)
+        for plan, optimizer in zip(PLANS, ["adagrad", "rowwise_adagrad"] * 2, strict=True)
+    ),
+]
+
+
+def _words(value: object) -> str:
+    return value if isinstance(value, str) else "-".join(f"{sharding}{world}" for world, sharding in value)
+
+
+@pytest.mark.parametrize(("plan", "optimizer"), PLANS_AND_OPTIMIZERS, ids=_words)
 def test_other_processes_and_shardings(data: Path, tmp_path: Path, plan: list, optimizer: str) -> None:
     world, sharding = plan[0]
     whole = run_distributed(train, world, settings(data, sharding, optimizer), tmp_path / "whole")
@@ -102,7 +113,7 @@ def test_other_processes_and_shardings(data: Path, tmp_path: Path, plan: list, o
     assert result["test"]["auc"] == pytest.approx(whole[0][0]["test"]["auc"], abs=1e-3)
 
 
-@pytest.mark.parametrize("optimizer", ["rowwise_adagrad", "adagrad"])
+@OPTIMIZERS
 def test_from_and_to_column_wise(data: Path, tmp_path: Path, optimizer: str) -> None:
     """Row-wise Adagrad by column shards is another algorithm, so the curves are only close after the change."""
     whole = tmp_path / "whole"

@@ -75,9 +75,9 @@ def test_a_folder_that_exists(tmp_path: Path, refused: Refused, criteo: Criteo) 
     ("words", "named"),
     [
         (["head.foo=1"], ["'head.foo'", "bottom"]),
-        (["train.bach=1"], ["'train.bach'", "batch"]),
+        pytest.param(["train.bach=1"], ["'train.bach'", "batch"], marks=pytest.mark.slow),
         (["train.batch=many"], ["train.batch", "'many'"]),
-        (["head.name=dlrn"], ["'dlrn'", "dlrm"]),
+        pytest.param(["head.name=dlrn"], ["'dlrn'", "dlrm"], marks=pytest.mark.slow),
         (["data.path=nowhere"], ["nowhere", "manifest.json"]),
         (["--foo"], ["--foo", "dist-rec train --help"]),
     ],
