@@ -6,6 +6,8 @@ the items under z drawn from it, plus β KL(q(z | items) ‖ N(0, 1)); in evalua
 no distribution. Both leave out part of the items that they see in training. The first layer is the lookup, the last
 one the catalog.
 
+Departs from the paper without hidden layers: scores, which would be linear in a drawn z, are linear in tanh(z) then.
+
 Shapes: B rows, D hidden units, L latent dimension.
 """
 
@@ -77,14 +79,17 @@ class VAE(head.CatalogHead):
         encoder, decoder = pairwise(_encoder_sizes(config)), pairwise(_decoder_sizes(config))
         self.bias = nn.Parameter(torch.zeros(_encoder_sizes(config)[0]))
         self.encoder = nn.Sequential(*(layer for sizes in encoder for layer in (nn.Tanh(), nn.Linear(*sizes))))
-        self.decoder = nn.Sequential(*(layer for sizes in decoder for layer in (nn.Linear(*sizes), nn.Tanh())))
+        bounded = [] if config.variational and config.hidden else [nn.Tanh()]
+        self.decoder = nn.Sequential(
+            *bounded, *(layer for sizes in decoder for layer in (nn.Linear(*sizes), nn.Tanh()))
+        )
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
 
     def forward(self, inputs: head.Inputs) -> head.Query:
         """What is scored against the items, [B, D], and β KL, [B]."""
         code_BE = self.encoder(inputs.pooled["encoder"].squeeze(1) + self.bias)
         if not self.config.variational:
-            return head.Query(self.decoder(code_BE.tanh()))
+            return head.Query(self.decoder(code_BE))
         mean_BL, log_variance_BL = code_BE.to(self.bias.dtype).chunk(2, dim=1)
         if not self.training:
             return head.Query(self.decoder(mean_BL))
