@@ -43,7 +43,7 @@ def our_examples(data: Path, batch: int) -> float:
     """Examples a second, with so many in a batch."""
     positives = batch // (1 + NEGATIVES)
     steps = EXAMPLES // batch
-    settings = (f"train.batch={positives}", f"train.steps={steps}", "embedding.optimizer=adam")
+    settings = (f"task.negatives={NEGATIVES}", f"train.batch={positives}", f"train.steps={steps}")
     return (1 + NEGATIVES) * our_rate("neumf_ml1m", data, *settings)
 
 
