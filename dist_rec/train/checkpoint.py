@@ -14,13 +14,13 @@ import os
 import shutil
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 import xxhash
+from torch.distributed.checkpoint.filesystem import FileSystem
 from torchrec.distributed import DistributedModelParallel
 from torchrec.optim.keyed import KeyedOptimizer
 
@@ -79,9 +79,6 @@ class Checkpoints:
         """
         self.wait()
         self._whole.discard(step)
-        if self._process.first:
-            with suppress(OSError):  # said by the save itself, which makes it too
-                self._folder.mkdir(parents=True, exist_ok=True)
         tensors = state_of(model, optimizer)
         if self._config.asynchronous:
             tensors = self._staging.copy(tensors)
@@ -110,6 +107,7 @@ class Checkpoints:
             raise OSError(failed)
         try:
             writer = dcp.FileSystemWriter(partial, single_file_per_rank=True)
+            writer.fs = _FoldersAsTheyAre()
             dcp.save(tensors, storage_writer=writer, process_group=self._group)
             checksums: list[dict[str, str]] = [{}] * self._process.world
             mine = [*partial.glob(f"__{self._process.rank}_*")]
@@ -241,10 +239,18 @@ def remove_partial(folder: Path) -> None:
         shutil.rmtree(left, ignore_errors=True)
 
 
+class _FoldersAsTheyAre(FileSystem):
+    """Makes no folder: that of a run which was interrupted and removed does not come back by a save under way."""
+
+    def mkdir(self, path: str | os.PathLike) -> None:
+        """The folder is there, or the save fails."""
+
+
 def _make_anew(folder: Path) -> str | None:
     try:
         shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
+        folder.parent.mkdir(exist_ok=True)
+        folder.mkdir()
     except OSError as error:
         return str(error)
     return None

@@ -10,6 +10,7 @@ import torch.distributed as dist
 import xxhash
 
 from dist_rec.core.process import this_process
+from dist_rec.train import checkpoint
 from dist_rec.train.config import RunConfig
 from dist_rec.train.state import local_tensors, state_of
 from dist_rec.train.trainer import Trainer
@@ -215,6 +216,33 @@ def not_saved(config: dict, folder: Path) -> tuple[list[int], bool]:
     trainer.fit()
     told = any("step 14 was not saved: [Errno 28] No space left" in line for line in said)
     return trainer.checkpoints.steps(), told or dist.get_rank() > 0
+
+
+def comes_back(config: dict, folder: Path, before: str) -> bool:
+    """Whether the folder of a run that is removed before a part of a save is there again after it."""
+    trainer = Trainer(RunConfig.parse(config), this_process("cpu"), folder)
+    module = checkpoint.dcp if before == "save" else checkpoint
+    part = getattr(module, before)
+
+    def removed_before(*args: Any, **options: Any) -> Any:
+        if trainer.process.first:
+            folder.rename(folder.with_name("gone"))
+        if before == "save":  # of the parts, that which all processes carry out
+            dist.barrier(trainer.checkpoints._group)
+        return part(*args, **options)
+
+    setattr(module, before, removed_before)
+    trainer.checkpoints.save(7, trainer.model, trainer.optimizer, {"best_step": None})
+    trainer.checkpoints.wait()
+    return folder.exists()
+
+
+@pytest.mark.parametrize("before", ["_make_anew", "save"])
+def test_a_run_that_was_removed_does_not_come_back(data: Path, tmp_path: Path, before: str) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    assert run_distributed(comes_back, 2, settings(data), folder, before) == [False, False]
+    assert (tmp_path / "gone").exists()
 
 
 def test_a_failed_save_does_not_stop_training(data: Path, tmp_path: Path) -> None:
