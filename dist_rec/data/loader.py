@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -24,6 +25,8 @@ from dist_rec.data.order import Int64, Order, most_rows, rows_of, steps_in_epoch
 from dist_rec.data.shards import CorruptBlock, Dataset
 
 log = logging.getLogger(__name__)
+Read = Callable[[int], pa.RecordBatch]
+"""Place of a block in the split → its rows."""
 
 
 class LoaderConfig(Config):
@@ -34,7 +37,8 @@ class LoaderConfig(Config):
     streams: int = Field(64, gt=0)
     """Canonical streams into which the rows are dealt; at least as many as processes."""
     window: int = Field(8192, gt=0)
-    """Rows of a stream that are shuffled together. Memory is about streams x window x bytes of a row, twice."""
+    """Rows of a stream that are shuffled together. Memory is about streams x window x bytes of a row, twice; a stream
+    also keeps a block."""
     threads: int = Field(1, gt=0)
     """Threads of a process that read and decode windows."""
     prefetch: int = Field(4, gt=0)
@@ -181,11 +185,16 @@ class Loader:
             expanded = batch if self._expand is None else self._expand(batch, epoch * self.steps_per_epoch + step)
             yield expanded, skipped
 
-    def load_window(self, order: Order, stream: int, index: int) -> _Window:
-        """Reads, checks and shuffles one window of a stream."""
+    def read_block(self, block: int) -> pa.RecordBatch:
+        """Reads and checks a block by its place in the split."""
+        shard, index, _ = self._blocks[block]
+        return self._dataset.read_block(shard, index)
+
+    def load_window(self, order: Order, stream: int, index: int, read: Read) -> _Window:
+        """Shuffles one window of a stream, whose blocks `read` gives."""
         start, stop = order.window_span(stream, index)
         pieces = order.pieces(stream, index)
-        parts = [self._piece(*piece) for piece in pieces]
+        parts = [self._piece(read, *piece) for piece in pieces]
         permutation, present = order.window_permutation(stream, index), None
         if any(part is None for part in parts):
             lengths = [last - first for _, first, last in pieces]
@@ -200,16 +209,16 @@ class Loader:
     def _no_rows(self) -> Piece:
         return Piece(pa.RecordBatch.from_pylist([], self._dataset.schema), self._dataset.path, 0)
 
-    def _piece(self, block: int, start: int, stop: int) -> Piece | None:
-        shard, index, _ = self._blocks[block]
+    def _piece(self, read: Read, block: int, start: int, stop: int) -> Piece | None:
         try:
-            record = self._dataset.read_block(shard, index).slice(start, stop - start)
+            record = read(block).slice(start, stop - start)
         except CorruptBlock as error:
             if self._config.on_corrupt == "error":
                 raise
             log.warning("left out %d rows: %s", stop - start, error)
             return None
-        return Piece(record, f"{self._dataset.path}/{shard.path}", int(self._first_rows[block]) + start)
+        path = f"{self._dataset.path}/{self._blocks[block][0].path}"
+        return Piece(record, path, int(self._first_rows[block]) + start)
 
 
 class _Stream:
@@ -220,6 +229,8 @@ class _Stream:
         self._loader, self._order, self._pool = loader, order, pool
         self._row = order.taken(index, sample)
         self._size = order.taken(index, order.rows)
+        # A window begins in the block that the one before ended in: that is not read again.
+        self._read = lru_cache(1)(loader.read_block)
         self._window: _Window | None = None
         self._number = order.window_at(index, self._row)
         self._next = self._load(self._number) if self._row < self._size else None
@@ -227,7 +238,7 @@ class _Stream:
     def _load(self, number: int) -> "Future[_Window] | None":
         if self._order.window_span(self.index, number)[0] >= self._size:
             return None
-        return self._pool.submit(self._loader.load_window, self._order, self.index, number)
+        return self._pool.submit(self._loader.load_window, self._order, self.index, number, self._read)
 
     def advance(self, until: int) -> Iterator[Slice]:
         """The stream's rows up to row `until`."""

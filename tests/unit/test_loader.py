@@ -183,6 +183,21 @@ def test_a_file_that_cannot_be_opened_now_is_not_damaged(tmp_path: Path, monkeyp
     assert not isinstance(raised.value, CorruptBlock)
 
 
+def test_a_stream_reads_a_block_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[tuple[str, int]] = []
+    whole = Dataset.read_block
+
+    def counted(dataset: Dataset, shard: Shard, index: int) -> pa.RecordBatch:
+        read.append((shard.path, index))
+        return whole(dataset, shard, index)
+
+    monkeypatch.setattr(Dataset, "read_block", counted)
+    loader = Loader(Dataset(folder), "train", LoaderConfig(path="x", streams=3, window=7), batch=20)
+    list(loader.batches(0, loader.steps_per_epoch))
+    # A block that lies across the border of two streams is read by both.
+    assert len(set(read)) <= len(read) <= len(set(read)) + 2
+
+
 def test_an_address_that_no_file_system_has() -> None:
     with pytest.raises(UserError, match="'foo://bar': Unrecognized filesystem"):
         Dataset("foo://bar")
