@@ -44,3 +44,4 @@ pip=(.venv/bin/python -m pip install --quiet --disable-pip-version-check)
 "${pip[@]}" "$fbgemm==$matched.*" tensordict torchmetrics==1.0.3 pyre-extensions iopath setuptools
 "${pip[@]}" --no-deps "torchrec==$matched.*"
 "${pip[@]}" --editable '.[test]'
+echo "installed in $SECONDS s"
