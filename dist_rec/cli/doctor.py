@@ -3,6 +3,7 @@
 import importlib.metadata
 import json
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
@@ -121,21 +122,23 @@ def _imports() -> Finding:
     )
 
 
+def self_test() -> None:
+    """A few training steps of a tiny model; the doctor runs it on two processes."""
+    from dist_rec.train.self_test import train_tiny_model
+
+    train_tiny_model()
+
+
 def _self_test() -> Finding:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    what = "two processes train one step on sharded tables"
+    what = "two processes train a tiny model on sharded tables"
+    command = [sys.executable, "-m", "dist_rec.cli.launch", "--standalone", "--nproc-per-node", "2"]
+    command += ["-m", "dist_rec.cli.main", "self-test"]
+    fix = "do the processes see each other? set GLOO_SOCKET_IFNAME (and NCCL_SOCKET_IFNAME) to the right interface"
     try:
-        run = subprocess.run(
-            [*command, "-m", "dist_rec.train.self_test"],
-            capture_output=True,
-            text=True,
-            timeout=SELF_TEST_SECONDS,
-            check=False,
-        )
+        run = subprocess.run(command, capture_output=True, text=True, timeout=SELF_TEST_SECONDS, check=False)
     except subprocess.TimeoutExpired:
-        fix = "do the processes see each other? set GLOO_SOCKET_IFNAME (and NCCL_SOCKET_IFNAME) to the right interface"
         return Finding(False, f"{what}: no end after {SELF_TEST_SECONDS} s", fix)
     if run.returncode:
-        errors = [line for line in run.stderr.splitlines() if "Error" in line] or ["see torchrun's output"]
-        return Finding(False, f"{what}: {errors[0].strip()}", "set GLOO_SOCKET_IFNAME to a reachable interface")
+        last = (run.stderr.strip().splitlines() or [f"exit code {run.returncode}"])[-1]
+        return Finding(False, f"{what}: {last}", f"{fix}; all that it prints: {shlex.join(command)}")
     return Finding(True, what)

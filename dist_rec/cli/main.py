@@ -1,6 +1,5 @@
 """`dist-rec`: one command with sub-commands. What the user can mend is one line on stderr and exit code 2."""
 
-import os
 import sys
 import traceback
 from typing import Any
@@ -9,7 +8,7 @@ import typer
 
 from dist_rec.cli.baseline import baseline
 from dist_rec.cli.bench import bench
-from dist_rec.cli.doctor import doctor
+from dist_rec.cli.doctor import doctor, self_test
 from dist_rec.cli.evaluate import evaluate
 from dist_rec.cli.heads import heads
 from dist_rec.cli.prepare import prepare
@@ -35,18 +34,17 @@ app.add_typer(baseline, name="baseline")
 app.add_typer(bench, name="bench")
 for command in (train, evaluate, reproduce, heads, doctor, synthesize):
     app.command()(command)
+app.command(hidden=True)(self_test)
 
 
 def main() -> None:
     """Runs the command line and ends the process."""
     quiet_libraries()
     code = _run()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    # Without the interpreter's teardown: in it a thread of Gloo that wakes up aborts the process, and after an error
-    # NCCL would wait there for processes that are gone.
     if "torch.distributed" in sys.modules:
-        os._exit(code)
+        from dist_rec.core.process import leave
+
+        leave(code)
     sys.exit(code)
 
 

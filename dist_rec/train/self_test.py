@@ -1,4 +1,4 @@
-"""One training step of a tiny model on every process: the whole path of lookup, exchange, update; run by `doctor`."""
+"""A tiny model on every process: the whole path of lookup, exchange, update; run by `dist-rec doctor`."""
 
 import torch
 import torch.distributed as dist
@@ -13,7 +13,7 @@ from dist_rec.train.model import build_model, build_optimizer
 ROWS = 8
 
 
-def main() -> None:
+def train_tiny_model() -> None:
     """Exits with an error unless the loss is finite and falls."""
     manifest = Manifest(
         columns=(
@@ -56,7 +56,3 @@ def main() -> None:
         curve = torch.stack(losses)
         dist.all_reduce(curve)
     assert torch.isfinite(curve).all() and curve[-1] < curve[0], f"the loss does not fall: {curve.tolist()}"
-
-
-if __name__ == "__main__":
-    main()
