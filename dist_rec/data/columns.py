@@ -240,27 +240,26 @@ def collate(slices: Sequence[Slice], layout: Layout, padded: int, scale: float) 
         padded: rows of the id features, P (see `Batch.ids`).
         scale: see `Batch.scale`.
     """
-    size, num_dense = sum(part.stop - part.start for part in slices), len(layout.dense)
-    dense = np.empty((size, num_dense), np.float32)
-    labels_weights = np.empty((len(layout.floats) - num_dense, size), np.float32)
-    ids = np.empty((len(layout.categorical), size), np.int64)
-    at = 0
-    for part in slices:
-        end = at + part.stop - part.start
-        floats = part.rows.floats[part.start : part.stop]
-        dense[at:end] = floats[:, :num_dense]
-        labels_weights[:, at:end] = floats[:, num_dense:].T
-        ids[:, at:end] = part.rows.categorical[part.start : part.stop].T
-        at = end
-    labels, *weights = torch.from_numpy(labels_weights)
+    num_dense = len(layout.dense)
+    # Few calls on whole batches: each gives way to the thread that reads, and then waits for it.
+    floats = _joined([part.rows.floats[part.start : part.stop] for part in slices], len(layout.floats), np.float32)
+    rows = _joined(
+        [part.rows.categorical[part.start : part.stop] for part in slices], len(layout.categorical), np.int32
+    )
+    ids = rows.T.astype(np.int64, order="C")
+    labels, *weights = torch.from_numpy(np.ascontiguousarray(floats[:, num_dense:].T))
     return Batch(
-        dense=torch.from_numpy(dense),
+        dense=torch.from_numpy(np.ascontiguousarray(floats[:, :num_dense])),
         ids=_keyed(slices, layout.categorical, ids, layout.bags, padded, weighted=False),
         weighted_ids=_keyed(slices, (), ids[:0], layout.weighted, padded, weighted=True),
         labels=labels,
-        weights=weights[0] if weights else torch.ones(size),
+        weights=weights[0] if weights else torch.ones(len(floats)),
         scale=torch.tensor(scale),
     )
+
+
+def _joined(parts: list[Array], columns: int, dtype: type[np.generic]) -> Array:
+    return np.concatenate(parts) if parts else np.empty((0, columns), dtype)
 
 
 def _keyed(

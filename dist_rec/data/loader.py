@@ -190,12 +190,12 @@ class Loader:
         shard, index, _ = self._blocks[block]
         return self._dataset.read_block(shard, index)
 
-    def load_window(self, order: Order, stream: int, index: int, read: Read) -> _Window:
+    def load_window(self, order: Order, stream: int, index: int, permutation: Int64 | None, read: Read) -> _Window:
         """Shuffles one window of a stream, whose blocks `read` gives."""
         start, stop = order.window_span(stream, index)
         pieces = order.pieces(stream, index)
         parts = [self._piece(read, *piece) for piece in pieces]
-        permutation, present = order.window_permutation(stream, index), None
+        present = None
         if any(part is None for part in parts):
             lengths = [last - first for _, first, last in pieces]
             there = np.repeat([part is not None for part in parts], lengths)
@@ -238,7 +238,9 @@ class _Stream:
     def _load(self, number: int) -> "Future[_Window] | None":
         if self._order.window_span(self.index, number)[0] >= self._size:
             return None
-        return self._pool.submit(self._loader.load_window, self._order, self.index, number, self._read)
+        # Drawn here: the threads that read have more to do than the one that puts batches together.
+        permutation = self._order.window_permutation(self.index, number)
+        return self._pool.submit(self._loader.load_window, self._order, self.index, number, permutation, self._read)
 
     def advance(self, until: int) -> Iterator[Slice]:
         """The stream's rows up to row `until`."""
