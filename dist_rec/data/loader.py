@@ -14,18 +14,18 @@ from functools import lru_cache
 from typing import Literal
 
 import numpy as np
-import pyarrow as pa
 from pydantic import Field
 
 from dist_rec.core.batch import Batch
 from dist_rec.core.config import Config
 from dist_rec.core.errors import UserError
-from dist_rec.data.columns import Jagged, Layout, Piece, Rows, Slice, collate, gather
+from dist_rec.data.collate import Slice, collate
+from dist_rec.data.columns import Block, Jagged, Layout, Rows, decode, join
 from dist_rec.data.order import Int64, Order, most_rows, rows_of, steps_in_epoch, streams_of
 from dist_rec.data.shards import CorruptBlock, Dataset
 
 log = logging.getLogger(__name__)
-Read = Callable[[int], pa.RecordBatch]
+Read = Callable[[int], Rows]
 """Place of a block in the split → its rows."""
 
 
@@ -185,16 +185,18 @@ class Loader:
             expanded = batch if self._expand is None else self._expand(batch, epoch * self.steps_per_epoch + step)
             yield expanded, skipped
 
-    def read_block(self, block: int) -> pa.RecordBatch:
-        """Reads and checks a block by its place in the split."""
+    def read_block(self, block: int) -> Rows:
+        """Reads, checks and decodes a block by its place in the split."""
         shard, index, _ = self._blocks[block]
-        return self._dataset.read_block(shard, index)
+        record = self._dataset.read_block(shard, index)
+        where = Block(record, f"{self._dataset.path}/{shard.path}", int(self._first_rows[block]))
+        return decode(where, self.layout, self._dataset.manifest)
 
     def load_window(self, order: Order, stream: int, index: int, permutation: Int64 | None, read: Read) -> _Window:
         """Shuffles one window of a stream, whose blocks `read` gives."""
         start, stop = order.window_span(stream, index)
         pieces = order.pieces(stream, index)
-        parts = [self._piece(read, *piece) for piece in pieces]
+        parts = [self._part(read, *piece) for piece in pieces]
         present = None
         if any(part is None for part in parts):
             lengths = [last - first for _, first, last in pieces]
@@ -202,23 +204,17 @@ class Loader:
             places = np.arange(stop - start) if permutation is None else permutation
             present = np.concatenate([[0], np.cumsum(there[places])])
             permutation = (np.cumsum(there) - 1)[places[there[places]]]
-        here = [part for part in parts if part is not None] or [self._no_rows()]
-        rows = gather(here, permutation, self.layout, self._dataset.manifest)
+        rows = join([part for part in parts if part is not None] or [Rows.none(self.layout)], permutation)
         return _Window(rows, {name: column.slices() for name, column in rows.jagged.items()}, start, stop, present)
 
-    def _no_rows(self) -> Piece:
-        return Piece(pa.RecordBatch.from_pylist([], self._dataset.schema), self._dataset.path, 0)
-
-    def _piece(self, read: Read, block: int, start: int, stop: int) -> Piece | None:
+    def _part(self, read: Read, block: int, start: int, stop: int) -> Rows | None:
         try:
-            record = read(block).slice(start, stop - start)
+            return read(block).slice(start, stop)
         except CorruptBlock as error:
             if self._config.on_corrupt == "error":
                 raise
             log.warning("left out %d rows: %s", stop - start, error)
             return None
-        path = f"{self._dataset.path}/{self._blocks[block][0].path}"
-        return Piece(record, path, int(self._first_rows[block]) + start)
 
 
 class _Stream:

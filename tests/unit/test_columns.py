@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from dist_rec.core.errors import UserError
 from dist_rec.core.schema import Column, Manifest, Table
-from dist_rec.data.columns import Layout, Piece, gather
+from dist_rec.data.columns import Block, Layout, Rows, decode, join
 from dist_rec.data.shards import arrow_schema
 
 TABLES = {"x": 7, "y": 300}
@@ -34,15 +34,15 @@ def columns_of(rows: int, seed: int) -> dict[str, np.ndarray]:
     return numbers | {name: random.integers(0, size, rows, np.int32) for name, size in TABLES.items()}
 
 
-def cut(columns: dict[str, np.ndarray], sizes: list[int]) -> list[Piece]:
-    """Pieces of these sizes, shard `0`, `1`, … each."""
+def blocks(columns: dict[str, np.ndarray], sizes: list[int]) -> list[Rows]:
+    """Decoded blocks of these sizes, of shard `0`, `1`, … each."""
     table = pa.table({name: pa.array(values) for name, values in columns.items()}).select(
         [column.name for column in MANIFEST.columns]
     )
     record = table.cast(arrow_schema(MANIFEST.columns)).combine_chunks().to_batches()[0]
     starts = np.cumsum(sizes) - sizes
     return [
-        Piece(record.slice(int(start), size), str(number), FIRST_ROW)
+        decode(Block(record.slice(int(start), size), str(number), FIRST_ROW), LAYOUT, MANIFEST)
         for number, (start, size) in enumerate(zip(starts, sizes, strict=True))
     ]
 
@@ -51,7 +51,7 @@ def cut(columns: dict[str, np.ndarray], sizes: list[int]) -> list[Piece]:
 def test_rows_are_dealt(sizes: list[int], seed: int, shuffle: bool) -> None:
     columns = columns_of(sum(sizes), seed)
     permutation = np.random.default_rng(seed).permutation(sum(sizes)) if shuffle else None
-    rows = gather(cut(columns, sizes), permutation, LAYOUT, MANIFEST)
+    rows = join(blocks(columns, sizes), permutation)
     order = slice(None) if permutation is None else permutation
     np.testing.assert_array_equal(rows.floats, np.stack([columns[name][order] for name in ("a", "b", "label")], 1))
     np.testing.assert_array_equal(rows.categorical, np.stack([columns[name][order] for name in ("x", "y")], 1))
@@ -69,4 +69,4 @@ def test_a_wrong_id_is_named(sizes: list[int], data: st.DataObject, feature: str
         f"^{piece}, row {row}: feature '{feature}' has id {wrong}, outside its table '{feature}' of {TABLES[feature]} "
     )
     with pytest.raises(UserError, match=said):
-        gather(cut(columns, sizes), None, LAYOUT, MANIFEST)
+        blocks(columns, sizes)
