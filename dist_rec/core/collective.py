@@ -11,6 +11,11 @@ import torch.distributed as dist
 from torch import Tensor
 
 
+def alone() -> bool:
+    """Whether there is one process, or no process group."""
+    return not dist.is_initialized() or dist.get_world_size() == 1
+
+
 class _SumOverProcesses(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -28,14 +33,14 @@ class _SumOverProcesses(torch.autograd.Function):
 
 def sum_over_processes(x: Tensor) -> Tensor:
     """The sum of every process's `x`, on every process; `x` itself where there is one process or no process group."""
-    if not dist.is_initialized() or dist.get_world_size() == 1:
+    if alone():
         return x
     return _SumOverProcesses.apply(x)
 
 
 def logsumexp_over_processes(x: Tensor) -> Tensor:
     """log Σ exp(x) over the processes' `x`, element by element; an element may be -inf, though not on every process."""
-    if not dist.is_initialized() or dist.get_world_size() == 1:
+    if alone():
         return x
     top = x.detach().clone()
     dist.all_reduce(top, dist.ReduceOp.MAX)

@@ -7,6 +7,7 @@ Shapes: N rows of a tensor, C columns, B rows of this process, V ids of all of t
 """
 
 import math
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -20,9 +21,15 @@ IDS = 1 << 20
 
 
 class Noise:
-    """The draws of one step after the other."""
+    """The draws of one step after the other.
+
+    A step's bits are made in a thread while the step looks its embeddings up: as many as the step before it drew.
+    """
 
     def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(1, "noise")
+        self._drawn: dict[int, tuple[int, int]] = {}
+        self._ahead: dict[int, Future[Tensor]] = {}
         self.begin(0, 0, 0, 1)
 
     def begin(self, seed: int, step: int, first_row: int, rows: int) -> None:
@@ -35,15 +42,28 @@ class Noise:
             rows: of this process, B.
         """
         self._step, self._first_row, self._rows, self._draws = (seed, step), first_row, rows, 0
+        for coming in self._ahead.values():
+            coming.cancel()
+        self._ahead = {
+            draw: self._thread.submit(_words, *self._place(draw, *shape)) for draw, shape in self._drawn.items()
+        }
+        self._drawn = {}
 
     def bits(self, rows: int, columns: int) -> Tensor:
         """Random bits, int64 [N, C]; each of the B rows of the batch has N / B neighbouring rows.
 
         Words of PCG64 (O'Neill 2014), which jumps to any place of its stream.
         """
-        generator = np.random.PCG64(np.random.SeedSequence(self._next_draw()))
-        generator.advance(self._first_row * rows // max(1, self._rows) * columns)
-        return torch.from_numpy(generator.random_raw(rows * columns).view(np.int64)).view(rows, columns)
+        draw = self._next_draw()[-1]
+        self._drawn[draw] = (rows, columns)
+        made = self._ahead.pop(draw).result() if draw in self._ahead else None
+        if made is not None and made.shape == (rows, columns):
+            return made
+        return _words(*self._place(draw, rows, columns))
+
+    def _place(self, draw: int, rows: int, columns: int) -> tuple[tuple[int, ...], int, int, int]:
+        """Arguments of `_words`."""
+        return (*self._step, draw), self._first_row * rows // max(1, self._rows) * columns, rows, columns
 
     def uniform_like(self, x_NC: Tensor) -> Tensor:
         """Uniform in [0, 1), float32 of the shape and on the device of x."""
@@ -70,6 +90,14 @@ class Noise:
 
 noise = Noise()
 """Of this process."""
+
+
+def _words(key: tuple[int, ...], skipped: int, rows: int, columns: int) -> Tensor:
+    generator = np.random.PCG64(np.random.SeedSequence(key))
+    generator.advance(skipped)
+    # All values of the type: the generator's own words, drawn without holding the interpreter's lock.
+    words = np.random.Generator(generator).integers(0, 2**64, rows * columns, np.uint64)
+    return torch.from_numpy(words.view(np.int64)).view(rows, columns)
 
 
 def _uniform(bits: NDArray[np.uint64]) -> NDArray[np.float32]:

@@ -137,7 +137,7 @@ class _Regroup(nn.Module):
 
 
 def _split(keyed: KeyedTensor, features: list[int]) -> list[Tensor]:
-    """Runs of so many features each, as views [P, F, D]; a split's gradient is one copy, a slice's zeros and a copy."""
+    """Runs of so many features each, as views [P, F, D]."""
     ends = [0, *accumulate(features)]
     offsets = keyed.offset_per_key()
     widths = [offsets[stop] - offsets[start] for start, stop in pairwise(ends)]
@@ -146,10 +146,10 @@ def _split(keyed: KeyedTensor, features: list[int]) -> list[Tensor]:
 
 
 def _narrow(x_PFD: Tensor, rows: int, dim: int) -> Tensor:
-    """The first rows and columns, [B, F, D]; no slice, whose gradient costs two copies, where all are taken."""
+    """The first rows and columns, [B, F, D]; a split's gradient is one copy, a slice's zeros and a copy."""
     if len(x_PFD) > rows:
         x_PFD = x_PFD[:rows]
-    return x_PFD[:, :, :dim] if x_PFD.shape[2] > dim else x_PFD
+    return x_PFD.split((dim, x_PFD.shape[2] - dim), dim=2)[0] if x_PFD.shape[2] > dim else x_PFD
 
 
 class _Split(nn.Module):

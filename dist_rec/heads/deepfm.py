@@ -9,8 +9,7 @@ from torch import Tensor, nn
 
 from dist_rec.core import config, head
 from dist_rec.core.schema import Manifest
-from dist_rec.nn.fields import Fields, id_features, split_weights
-from dist_rec.nn.interactions import bi_interaction
+from dist_rec.nn.fields import Fields, id_features
 from dist_rec.nn.mlp import MLP
 
 
@@ -48,10 +47,10 @@ class DeepFM(head.Head):
 
     def forward(self, inputs: head.Inputs) -> Tensor:
         """Logits, [B]."""
-        linear_B, factors_BFD = split_weights(self.fields(inputs.dense, inputs.pooled["fields"]))
-        scores_B = self.bias + linear_B + bi_interaction(factors_BFD).sum(1)
+        linear_B, fields = self.fields.factored(inputs.dense, inputs.pooled["fields"]).split_weights()
+        scores_B = self.bias + linear_B + fields.bi_interaction().sum(1)
         if self.deep is None:
             return scores_B
         if self.deep_fields is not None:
-            factors_BFD = self.deep_fields(inputs.dense, inputs.pooled["deep"])
-        return scores_B + self.deep(factors_BFD.flatten(1)).squeeze(1)
+            fields = self.deep_fields.factored(inputs.dense, inputs.pooled["deep"])
+        return scores_B + self.deep.of_fields(fields).squeeze(1)

@@ -41,5 +41,4 @@ class FNN(head.Head):
 
     def forward(self, inputs: head.Inputs) -> Tensor:
         """Logits, [B]."""
-        x_BFD = self.fields(inputs.dense, inputs.pooled["fields"])
-        return self.deep(x_BFD.flatten(1)).squeeze(1)
+        return self.deep.of_fields(self.fields.factored(inputs.dense, inputs.pooled["fields"])).squeeze(1)

@@ -59,6 +59,6 @@ class WideDeep(head.Head):
         if "wide" in inputs.pooled:
             scores_B = scores_B + inputs.pooled["wide"].sum((1, 2))
         if self.deep is not None:
-            x_BFD = self.fields(inputs.dense, inputs.pooled["deep"])
-            scores_B = scores_B + self.deep(x_BFD.flatten(1)).squeeze(1)
+            fields = self.fields.factored(inputs.dense, inputs.pooled["deep"])
+            scores_B = scores_B + self.deep.of_fields(fields).squeeze(1)
         return scores_B

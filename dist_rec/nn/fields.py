@@ -5,14 +5,18 @@ vector x v_j, as in factorization machines (Rendle 2010, section III), so that d
 interaction; x is standardised by batch normalisation first. A first-order weight is one more column of the same vector,
 column 0: it costs no lookup of its own.
 
-Shapes: B rows, N dense features, F fields (the dense ones first), D dimension.
+Shapes: B rows, N dense features, F fields (the dense ones first), D dimension, O outputs.
 """
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from dist_rec.core.errors import UserError
 from dist_rec.core.schema import ID_KINDS, Manifest
+from dist_rec.nn.interactions import bi_interaction
 from dist_rec.nn.norm import BatchNorm
 
 INIT = 0.1
@@ -53,6 +57,46 @@ class Fields(nn.Module):
         if self.norm is None:
             return ids_BFD
         return torch.cat([self.norm(dense_BN).unsqueeze(2) * self.dense_ND, ids_BFD], dim=1)
+
+    def factored(self, dense_BN: Tensor, ids_BFD: Tensor) -> "FactoredFields":
+        """The same fields, with the dense ones left as factors."""
+        if self.norm is None or self.dense_ND is None:
+            return FactoredFields(dense_BN[:, :0], ids_BFD.new_zeros(0, ids_BFD.shape[2]), ids_BFD)
+        return FactoredFields(self.norm(dense_BN), self.dense_ND, ids_BFD)
+
+
+@dataclass(frozen=True)
+class FactoredFields:
+    """Fields whose dense ones are x_n v_n: what is linear in them costs N columns instead of N D."""
+
+    x_BN: Tensor
+    vectors_ND: Tensor
+    ids_BFD: Tensor
+    """The id features alone."""
+
+    def split_weights(self) -> tuple[Tensor, "FactoredFields"]:
+        """As the function of this name."""
+        weight_N1, vectors_ND = self.vectors_ND.split((1, self.vectors_ND.shape[1] - 1), dim=1)
+        linear_B, ids_BFD = split_weights(self.ids_BFD)
+        return linear_B + self._sum(self.x_BN, weight_N1).squeeze(1), FactoredFields(self.x_BN, vectors_ND, ids_BFD)
+
+    def bi_interaction(self) -> Tensor:
+        """As the function of this name, [B, D]."""
+        squares_BD = self._sum(self.x_BN.square(), self.vectors_ND.square())
+        return bi_interaction(self.ids_BFD, self._sum(self.x_BN, self.vectors_ND), squares_BD)
+
+    def linear(self, layer: nn.Linear) -> Tensor:
+        """A linear layer on all fields end to end, [B, O]."""
+        columns = self.vectors_ND.numel()
+        of_dense, of_ids = layer.weight.split((columns, layer.in_features - columns), dim=1)
+        weight_ON = (of_dense.unflatten(1, self.vectors_ND.shape) * self.vectors_ND).sum(2)
+        x_BI = torch.cat([self.x_BN, self.ids_BFD.flatten(1)], dim=1)
+        return functional.linear(x_BI, torch.cat([weight_ON, of_ids], dim=1), layer.bias)
+
+    @staticmethod
+    def _sum(x_BN: Tensor, vectors_ND: Tensor) -> Tensor:
+        with torch.autocast(x_BN.device.type, enabled=False):
+            return x_BN.to(vectors_ND.dtype) @ vectors_ND
 
 
 def split_weights(x_BFD: Tensor) -> tuple[Tensor, Tensor]:

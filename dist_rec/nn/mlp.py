@@ -3,6 +3,7 @@
 from torch import Tensor, nn
 
 from dist_rec.nn.dropout import Dropout
+from dist_rec.nn.fields import FactoredFields
 from dist_rec.nn.norm import BatchNorm
 
 
@@ -46,3 +47,12 @@ class MLP(nn.Sequential):
     def forward(self, x_BI: Tensor) -> Tensor:
         """[B, I] → [B, O]."""
         return super().forward(x_BI)
+
+    def of_fields(self, fields: FactoredFields) -> Tensor:
+        """[B, O], of all fields end to end."""
+        first, *rest = self
+        assert isinstance(first, nn.Linear)
+        x_BO = fields.linear(first)
+        for layer in rest:
+            x_BO = layer(x_BO)
+        return x_BO

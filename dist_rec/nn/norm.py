@@ -5,8 +5,9 @@ Shapes: B rows of this process, C columns.
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
-from dist_rec.core.collective import sum_over_processes
+from dist_rec.core.collective import alone, sum_over_processes
 
 
 class BatchNorm(nn.Module):
@@ -37,7 +38,11 @@ class BatchNorm(nn.Module):
         """[B, C] → [B, C] of the same type; computed in that of its parameters."""
         with torch.autocast(x_BC.device.type, enabled=False):
             x = x_BC.to(self.weight.dtype)
-            mean, var = self._statistics(x) if self.training else (self.running_mean, self.running_var)
+            if not self.training or (alone() and len(x) > 1):
+                running, affine = (self.running_mean, self.running_var), (self.weight, self.bias)
+                y = functional.batch_norm(x, *running, *affine, self.training, self.momentum, self.eps)
+                return y.to(x_BC.dtype)
+            mean, var = self._statistics(x)
             scale = self.weight * (var + self.eps).rsqrt()
             return torch.addcmul(self.bias - mean * scale, x, scale).to(x_BC.dtype)
 

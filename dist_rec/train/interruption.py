@@ -34,6 +34,8 @@ class Interruption:
 
     def asked(self) -> bool:
         """Whether any process was asked to stop; called by all, one small message on the host."""
+        if self._world == 1:
+            return self._asked
         asked = torch.tensor(int(self._asked))
         dist.all_reduce(asked, dist.ReduceOp.MAX, group=self._group)
         return bool(asked)

@@ -1,5 +1,7 @@
 """Interactions and normalisation, each against its definition."""
 
+from unittest import mock
+
 import pytest
 import torch
 from hypothesis import given
@@ -7,6 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from dist_rec.heads.autoint import Interaction
+from dist_rec.nn.fields import FactoredFields
 from dist_rec.nn.interactions import (
     CompressedInteractions,
     CrossNet,
@@ -33,6 +36,22 @@ def test_bi_interaction(rows: int, features: int, dim: int) -> None:
     x = vectors(rows, features, dim)
     expected = sum((x[:, i] * x[:, j] for i, j in pairs(features)), torch.zeros(rows, dim, dtype=x.dtype))
     torch.testing.assert_close(bi_interaction(x), expected)
+
+
+@given(sizes, st.integers(0, 4), sizes, sizes)
+def test_factored_fields_are_the_fields(rows: int, dense: int, ids: int, dim: int) -> None:
+    x, vectors_ND, ids_BFD = vectors(rows, dense), vectors(dense, 1 + dim, seed=1), vectors(rows, ids, 1 + dim, seed=2)
+    linear, factored = FactoredFields(x, vectors_ND, ids_BFD).split_weights()
+    fields = torch.cat([x.unsqueeze(2) * vectors_ND, ids_BFD], dim=1)
+    layer = nn.Linear((dense + ids) * dim, 3, dtype=torch.float64)
+    torch.testing.assert_close(linear, fields[:, :, 0].sum(1))
+    torch.testing.assert_close(factored.bi_interaction(), bi_interaction(fields[:, :, 1:]))
+    torch.testing.assert_close(factored.linear(layer), layer(fields[:, :, 1:].flatten(1)))
+    if dense:
+        assert torch.autograd.gradcheck(
+            lambda *parts: FactoredFields(*parts).bi_interaction(),
+            [part.clone().requires_grad_() for part in (x, vectors_ND, ids_BFD)],
+        )
 
 
 @given(sizes, st.integers(2, 6), sizes)
@@ -106,18 +125,22 @@ def test_attention_between_fields() -> None:
     torch.testing.assert_close(attention(x), torch.cat(outputs, dim=2))
 
 
-@given(st.integers(2, 40), sizes)
-def test_batch_norm_is_the_usual_one(rows: int, columns: int) -> None:
+@given(st.integers(2, 40), sizes, st.booleans())
+def test_batch_norm_is_the_usual_one(rows: int, columns: int, alone: bool) -> None:
     ours, usual = BatchNorm(columns), nn.BatchNorm1d(columns)
     x = vectors(rows, columns).float() * 3 + 50
-    for batch in (x, x + 1, 2 * x):
-        ours_x, usual_x = batch.clone().requires_grad_(), batch.clone().requires_grad_()
-        y, expected = ours(ours_x), usual(usual_x)
-        torch.testing.assert_close(y, expected, rtol=1e-3, atol=1e-3)
-        weights = vectors(rows, columns, seed=1).float()
-        (y * weights).sum().backward()
-        (expected * weights).sum().backward()
-        torch.testing.assert_close(ours_x.grad, usual_x.grad, rtol=1e-2, atol=1e-3)
+    with mock.patch("dist_rec.nn.norm.alone", return_value=alone):
+        for batch in (x, x + 1, 2 * x):
+            ours_x, usual_x = batch.clone().requires_grad_(), batch.clone().requires_grad_()
+            y, expected = ours(ours_x), usual(usual_x)
+            torch.testing.assert_close(y, expected, rtol=1e-3, atol=1e-3)
+            weights = vectors(rows, columns, seed=1).float()
+            (y * weights).sum().backward()
+            (expected * weights).sum().backward()
+            torch.testing.assert_close(ours_x.grad, usual_x.grad, rtol=1e-2, atol=1e-3)
+    for name, value in usual.state_dict().items():
+        if name in ours.state_dict():
+            torch.testing.assert_close(ours.state_dict()[name], value, rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(ours.eval()(x), usual.eval()(x), rtol=1e-3, atol=1e-3)
 
 
