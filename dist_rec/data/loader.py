@@ -24,6 +24,9 @@ from dist_rec.data.columns import Block, Jagged, Layout, Rows, decode, join
 from dist_rec.data.order import Int64, Order, most_rows, rows_of, steps_in_epoch, streams_of
 from dist_rec.data.shards import CorruptBlock, Dataset
 
+SHARED_BLOCKS = 8
+"""Blocks that stay decoded for other streams: one ends in the block in which the next one begins."""
+
 log = logging.getLogger(__name__)
 Read = Callable[[int], Rows]
 """Place of a block in the split → its rows."""
@@ -113,6 +116,7 @@ class Loader:
         self._block_rows = np.array(block_rows, np.int64)
         self._first_rows = _first_rows(self._blocks)
         self._expand = expand
+        self.read_block = lru_cache(SHARED_BLOCKS)(self._read_block)
         self.rows = int(self._block_rows.sum())
         if not self.rows:
             raise UserError(f"split {split!r} of {dataset.path} has no rows")
@@ -185,7 +189,7 @@ class Loader:
             expanded = batch if self._expand is None else self._expand(batch, epoch * self.steps_per_epoch + step)
             yield expanded, skipped
 
-    def read_block(self, block: int) -> Rows:
+    def _read_block(self, block: int) -> Rows:
         """Reads, checks and decodes a block by its place in the split."""
         shard, index, _ = self._blocks[block]
         record = self._dataset.read_block(shard, index)
