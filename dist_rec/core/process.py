@@ -5,12 +5,11 @@ Started by torchrun (or SLURM through it) there are many processes; started by h
 
 import os
 import socket
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import NoReturn, TypeVar
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -103,17 +102,6 @@ def _store(process: Process, timeout: timedelta) -> dist.Store | None:
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     store = dist.TCPStore(address, port, process.world, is_master=False, timeout=timeout)
     return dist.PrefixStore(f"start_{os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
-
-
-def leave(code: int = 0) -> NoReturn:
-    """Ends a process that has had a group, without the interpreter's teardown.
-
-    In it a thread of Gloo that wakes up aborts the process, and after an error NCCL would wait there for processes that
-    are gone.
-    """
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
 
 
 def on_first(process: Process, function: Callable[[], T]) -> T:

@@ -18,7 +18,6 @@ from typing import Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from dist_rec.core.config import Config
@@ -134,17 +133,18 @@ class EncodeSpooled:
 
     def run(self, report: Report) -> list[Encoded]:
         """The shard, in a list of its own."""
-        return [_write(self.folder, self.shard, (self._table(segment, report) for segment in self.segments))]
+        vocabularies = _vocabularies(self.folder)
+        tables = (self._table(segment, vocabularies, report) for segment in self.segments)
+        return [_write(self.folder, self.shard, tables)]
 
-    def _table(self, segment: Spooled, report: Report) -> pa.Table:
+    @staticmethod
+    def _table(segment: Spooled, vocabularies: list[Vocabulary], report: Report) -> pa.Table:
         size = segment.path.stat().st_size
         with segment.path.open("rb") as file:
             label_N, dense_IN, code_CN = (np.load(file) for _ in range(3))
         segment.path.unlink()
-        ids = []
-        for column, (name, code_N) in enumerate(zip(CATEGORICAL, code_CN, strict=True)):
-            vocabulary = Vocabulary(vocabulary_path(self.folder, name))
-            ids.append(vocabulary.rows_of(segment.run_of(column).values())[code_N])
+        columns = enumerate(zip(vocabularies, code_CN, strict=True))
+        ids = [vocabulary.rows_of(segment.run_of(column).values())[code_N] for column, (vocabulary, code_N) in columns]
         report(size, label_N.size)
         return _table(label_N, dense_IN, ids)
 
@@ -160,21 +160,22 @@ class EncodeLines:
 
     def run(self, report: Report) -> list[Encoded]:
         """The shards."""
-        tables = (_table(rows.label_N, rows.dense_IN, self._ids(rows)) for rows in read_rows(self.piece, report))
+        vocabularies = [] if self.buckets else _vocabularies(self.folder)
+        segments = read_rows(self.piece, report)
+        tables = (_table(rows.label_N, rows.dense_IN, self._ids(rows, vocabularies)) for rows in segments)
         return [
             _write(self.folder, f"{self.prefix}-{number:03}.arrows", chain([first], islice(tables, SHARD_SEGMENTS - 1)))
             for number, first in enumerate(tables)
         ]
 
-    def _ids(self, rows: Rows) -> list[NDArray[np.int32]]:
-        columns = zip(CATEGORICAL, rows.value_CN, rows.missing_CN, strict=True)
+    def _ids(self, rows: Rows, vocabularies: list[Vocabulary]) -> list[NDArray[np.int32]]:
+        columns = zip(rows.value_CN, rows.missing_CN, strict=True)
         if self.buckets:
-            return [bucket(value_N, missing_N, self.buckets) for _, value_N, missing_N in columns]
-        ids = []
-        for name, value_N, missing_N in columns:
-            factors = factorize(value_N, missing_N)
-            ids.append(Vocabulary(vocabulary_path(self.folder, name)).rows_of(factors.values_K)[factors.code_N])
-        return ids
+            return [bucket(value_N, missing_N, self.buckets) for value_N, missing_N in columns]
+        factors_C = (factorize(value_N, missing_N) for value_N, missing_N in columns)
+        return [
+            of.rows_of(factors.values_K)[factors.code_N] for of, factors in zip(vocabularies, factors_C, strict=True)
+        ]
 
 
 def _table(label_N: NDArray[np.float32], dense_IN: NDArray[np.float32], ids: list[NDArray[np.int32]]) -> pa.Table:
@@ -186,13 +187,17 @@ def _write(folder: Path, shard: str, tables: Iterable[pa.Table]) -> Encoded:
     with ShardWriter(folder, shard, SCHEMA) as writer:
         for table in tables:
             writer.write(table)
-            clicks += int(pc.sum(table["label"]).as_py())
+            clicks += int(table["label"].to_numpy().sum())
         return Encoded(writer.close(), clicks)
 
 
 def vocabulary_path(folder: Path, table: str) -> Path:
     """Where a prepared folder keeps the vocabulary of a table: values in ascending order, and the row of each."""
     return folder / _vocabulary(table)
+
+
+def _vocabularies(folder: Path) -> list[Vocabulary]:
+    return [Vocabulary(vocabulary_path(folder, name)) for name in CATEGORICAL]
 
 
 def _vocabulary(table: str) -> str:
