@@ -31,6 +31,7 @@ def all_lines(path: Path) -> list[tuple[int, bytes]]:
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "BLOCK_BYTES", 16)
+    monkeypatch.setattr(module, "PACKED_BYTES", 3)
     monkeypatch.setattr(module, "PIECE_BYTES", 23)
 
 
@@ -46,7 +47,7 @@ def test_every_line_once(tmp_path: Path, text: list[str], end: bytes, ended: boo
         stored = gzip.compress(content)
     else:
         middle = len(content) // 2
-        stored = gzip.compress(content[:middle]) + gzip.compress(b"") + gzip.compress(content[middle:])
+        stored = gzip.compress(content[:middle]) + gzip.compress(b"") + gzip.compress(content[middle:]) + bytes(5)
     path = tmp_path / "log"
     path.write_bytes(stored)
     assert all_lines(path) == list(enumerate(expected, start=1))

@@ -5,17 +5,17 @@ a gzipped one can only be read from its start, so it is one piece, unpacked in a
 """
 
 import glob
+import zlib
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
-import pyarrow as pa
-
 from dist_rec.core.errors import UserError
 
 BLOCK_BYTES = 2 << 20
+PACKED_BYTES = 768 << 10
 PIECE_BYTES = 64 << 20
 GZIP_MAGIC = b"\x1f\x8b"
 T = TypeVar("T")
@@ -125,12 +125,13 @@ def _ahead(items: Iterator[T]) -> Iterator[T]:
 def _blocks(piece: Piece) -> Iterator[tuple[bytes, int]]:
     with Path(piece.path).open("rb") as file:
         is_gzip = file.read(len(GZIP_MAGIC)) == GZIP_MAGIC
-        yield from _unpack(piece.path) if is_gzip else _slice(file, piece)
+        file.seek(0)
+        yield from _unpack(file, piece.path) if is_gzip else _slice(file, piece)
 
 
 def _slice(file: BinaryIO, piece: Piece) -> Iterator[tuple[bytes, int]]:
-    file.seek(max(piece.start - 1, 0))
     if piece.start:
+        file.seek(piece.start - 1)
         file.readline(BLOCK_BYTES)  # the rest of a line of the piece before, or only the newline that ends it
     while (position := file.tell()) < piece.stop:
         block = file.read(min(BLOCK_BYTES, piece.stop - position))
@@ -139,13 +140,21 @@ def _slice(file: BinaryIO, piece: Piece) -> Iterator[tuple[bytes, int]]:
         yield block, len(block)
 
 
-def _unpack(path: str) -> Iterator[tuple[bytes, int]]:
+def _unpack(file: BinaryIO, path: str) -> Iterator[tuple[bytes, int]]:
     """All members of a gzip file, their checksums verified."""
-    try:
-        with pa.OSFile(path) as file, pa.CompressedInputStream(file, "gzip") as text:
-            position = 0
-            while block := text.read(BLOCK_BYTES):
-                yield block, file.tell() - position
-                position = file.tell()
-    except OSError as error:
-        raise UserError(f"{path} is a truncated or damaged gzip file: {error}") from None
+    packed = file.read(PACKED_BYTES)
+    while packed:
+        member = zlib.decompressobj(wbits=31)
+        while not member.eof:
+            packed = packed or file.read(PACKED_BYTES)
+            try:
+                block = member.decompress(packed, BLOCK_BYTES)
+            except zlib.error as error:
+                raise UserError(f"{path} is a damaged gzip file: {error}") from None
+            if not packed and not block:
+                raise UserError(f"{path} is a truncated gzip file: it ends in the middle of the data")
+            yield block, len(packed) - len(member.unconsumed_tail) - len(member.unused_data)
+            packed = member.unconsumed_tail
+        packed = member.unused_data.lstrip(b"\0")  # gzip files may be padded with zeros
+        while not packed and (read := file.read(PACKED_BYTES)):
+            packed = read.lstrip(b"\0")
