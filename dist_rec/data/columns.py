@@ -108,15 +108,6 @@ class Rows:
     def __len__(self) -> int:
         return len(self.floats)
 
-    @classmethod
-    def none(cls, layout: Layout) -> "Rows":
-        """No rows."""
-        jagged = {name: Jagged(np.empty(0, np.int32), np.empty(0, np.int32), None) for name in layout.bags}
-        floats = np.empty(0, np.float32)
-        jagged |= {name: Jagged(np.empty(0, np.int32), np.empty(0, np.int32), floats) for name in layout.weighted}
-        floats, ids = np.empty((0, len(layout.floats)), np.float32), np.empty((0, len(layout.categorical)), np.int32)
-        return cls(floats, ids, jagged)
-
     def slice(self, start: int, stop: int) -> "Rows":
         """Some of the rows, without copying."""
         jagged = {name: column.slices()(start, stop) for name, column in self.jagged.items()}

@@ -14,6 +14,7 @@ from functools import lru_cache
 from typing import Literal
 
 import numpy as np
+import pyarrow as pa
 from pydantic import Field
 
 from dist_rec.core.batch import Batch
@@ -25,7 +26,7 @@ from dist_rec.data.order import Int64, Order, most_rows, rows_of, steps_in_epoch
 from dist_rec.data.shards import CorruptBlock, Dataset
 
 SHARED_BLOCKS = 8
-"""Blocks that stay decoded for other streams: one ends in the block in which the next one begins."""
+"""Blocks that stay decoded for other streams: where streams are short, neighbours read the same ones in turn."""
 
 log = logging.getLogger(__name__)
 Read = Callable[[int], Rows]
@@ -192,9 +193,10 @@ class Loader:
     def _read_block(self, block: int) -> Rows:
         """Reads, checks and decodes a block by its place in the split."""
         shard, index, _ = self._blocks[block]
-        record = self._dataset.read_block(shard, index)
-        where = Block(record, f"{self._dataset.path}/{shard.path}", int(self._first_rows[block]))
-        return decode(where, self.layout, self._dataset.manifest)
+        return self._decode(self._dataset.read_block(shard, index), shard.path, int(self._first_rows[block]))
+
+    def _decode(self, record: pa.RecordBatch, shard: str = "", first_row: int = 0) -> Rows:
+        return decode(Block(record, f"{self._dataset.path}/{shard}", first_row), self.layout, self._dataset.manifest)
 
     def load_window(self, order: Order, stream: int, index: int, permutation: Int64 | None, read: Read) -> _Window:
         """Shuffles one window of a stream, whose blocks `read` gives."""
@@ -208,7 +210,8 @@ class Loader:
             places = np.arange(stop - start) if permutation is None else permutation
             present = np.concatenate([[0], np.cumsum(there[places])])
             permutation = (np.cumsum(there) - 1)[places[there[places]]]
-        rows = join([part for part in parts if part is not None] or [Rows.none(self.layout)], permutation)
+        whole = [part for part in parts if part is not None]
+        rows = join(whole or [self._decode(pa.RecordBatch.from_pylist([], self._dataset.schema))], permutation)
         return _Window(rows, {name: column.slices() for name, column in rows.jagged.items()}, start, stop, present)
 
     def _part(self, read: Read, block: int, start: int, stop: int) -> Rows | None:

@@ -1,4 +1,4 @@
-"""Pieces of shards become dealt rows, each value in its place; a wrong id is named where it is."""
+"""Blocks of shards become dealt rows, each value in its place; a wrong id is named where it is."""
 
 import numpy as np
 import pyarrow as pa
