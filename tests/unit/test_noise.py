@@ -29,6 +29,18 @@ def test_shares_of_processes_are_parts_of_the_whole(shares: list[int], members: 
         assert torch.equal(torch.cat([part[place] for part in parts]), expected)
 
 
+@given(st.lists(st.integers(1, 4), min_size=1, max_size=3), st.lists(st.integers(1, 4), min_size=1, max_size=3))
+def test_bits_made_ahead_are_those_of_the_step(before: list[int], columns: list[int]) -> None:
+    ahead, alone = Noise(), Noise()
+    ahead.begin(0, 0, 0, 4)
+    for size in before:
+        ahead.bits(4, size)
+    ahead.begin(0, 1, 2, 4)
+    alone.begin(0, 1, 2, 4)
+    for size in columns:
+        assert torch.equal(ahead.bits(4, size), alone.bits(4, size))
+
+
 def test_every_draw_step_and_seed_differs() -> None:
     found = []
     for seed, step in ((0, 0), (0, 1), (1, 0)):
