@@ -57,7 +57,7 @@ class PairwiseDots(nn.Module):
         return _PairwiseDots.apply(x_BFD, self.pair_P, self.place_FF)
 
 
-def bi_interaction(x_BFD: Tensor, sum_BD: Tensor | None = None, squares_BD: Tensor | None = None) -> Tensor:
+def bi_interaction(x_BFD: Tensor, *more_BD: Tensor) -> Tensor:
     """Sum over all pairs of features of the element-wise product of their vectors: [B, F, D] → [B, D].
 
     He and Chua 2017, equation 4, in O(F D): half of the squared sum minus the sum of squares. Its sum over D is the
@@ -65,29 +65,28 @@ def bi_interaction(x_BFD: Tensor, sum_BD: Tensor | None = None, squares_BD: Tens
 
     Args:
         x_BFD: vectors.
-        sum_BD: sum of the vectors of more features.
-        squares_BD: sum of their squares.
+        more_BD: the sum of more features' vectors, and the sum of their squares.
     """
-    more_BD = x_BFD.new_zeros(()) if sum_BD is None else sum_BD
-    return _BiInteraction.apply(x_BFD, more_BD, x_BFD.new_zeros(()) if squares_BD is None else squares_BD)
+    return _BiInteraction.apply(x_BFD, *more_BD)
 
 
 class _BiInteraction(torch.autograd.Function):
     """Its gradient by x_f is what the other features add up to: two passes over [B, F, D] where autograd makes six."""
 
     @staticmethod
-    def forward(ctx: Any, x_BFD: Tensor, more_BD: Tensor, squares_BD: Tensor) -> Tensor:
-        sum_BD = x_BFD.sum(1) + more_BD
+    def forward(ctx: Any, x_BFD: Tensor, *more_BD: Tensor) -> Tensor:
+        sum_BD, squares_BD = x_BFD.sum(1), x_BFD.square().sum(1)
+        if more_BD:
+            sum_BD, squares_BD = sum_BD + more_BD[0], squares_BD + more_BD[1]
         ctx.save_for_backward(x_BFD, sum_BD)
-        return 0.5 * (sum_BD.square() - x_BFD.square().sum(1) - squares_BD)
+        return 0.5 * (sum_BD.square() - squares_BD)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, ...]:
         x_BFD, sum_BD = ctx.saved_tensors
         grad_BFD = (sum_BD.unsqueeze(1) - x_BFD).mul_(grads[0].unsqueeze(1))
-        by_more, by_squares = ctx.needs_input_grad[1:]
-        return grad_BFD, sum_BD * grads[0] if by_more else None, -0.5 * grads[0] if by_squares else None
+        return (grad_BFD, sum_BD * grads[0], -0.5 * grads[0])[: len(ctx.needs_input_grad)]
 
 
 def summed_outer(x_BFD: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from dist_rec.core.collective import alone, sum_over_processes
 
 
 class BatchNorm(nn.Module):
-    """Ioffe and Szegedy 2015, algorithm 1, with the statistics of the rows of all processes.
+    """Ioffe and Szegedy 2015, algorithm 1, with the statistics of the rows of all processes; alone, PyTorch's operator.
 
     Two small sums over processes a step make the result independent of how the batch is dealt, and keeps the running
     statistics equal everywhere. A process may have no rows; with fewer than two rows in all, where there is no
