@@ -99,3 +99,9 @@ def test_heads_are_listed_with_their_keys() -> None:
 def test_the_doctor_finds_this_installation_well() -> None:
     found = dist_rec("doctor", "--json").json
     assert found["good"] and len(found["findings"]) >= 6 and all(finding["good"] for finding in found["findings"])
+
+
+def test_the_doctor_says_why_processes_do_not_meet() -> None:
+    ill = dist_rec("doctor", code=1, GLOO_SOCKET_IFNAME="none0").out.splitlines()[-2:]
+    assert ill[0].startswith("BAD  two processes") and "Unable to find address for: none0" in ill[0]
+    assert "set GLOO_SOCKET_IFNAME" in ill[1]
