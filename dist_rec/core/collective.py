@@ -84,7 +84,7 @@ class _Gather(torch.autograd.Function):
 
 def gather_over_processes(rows: Tensor) -> Gathered:
     """Every process's rows, [B, ...] with B of its own and perhaps 0, on every process."""
-    if not dist.is_initialized() or dist.get_world_size() == 1:
+    if alone():
         return Gathered(rows, (len(rows),), 0)
     count = torch.tensor([len(rows)], device=rows.device)
     counts = [torch.empty_like(count) for _ in range(dist.get_world_size())]
