@@ -11,7 +11,7 @@ from sklearn.metrics import log_loss, roc_auc_score
 
 from dist_rec.core.errors import UserError
 from dist_rec.data import synthetic
-from dist_rec.data.prepare.tsv import MARGIN, Fields
+from dist_rec.data.prepare.tsv import MARGIN, Fields, hexadecimal
 from dist_rec.data.synthetic import CATEGORIES, INTEGERS, Block, ClickModel, Tally, Text, synthesize
 
 
@@ -38,7 +38,7 @@ def test_the_form_and_the_statistics(tmp_path: Path) -> None:
         length = fields.length_FN[field]
         assert (length == 0).mean() == pytest.approx(missing, abs=0.01)
         assert set(length.tolist()) <= {0, 8}
-        counts = np.sort(np.unique(fields.hexadecimal(field)[length > 0], return_counts=True)[1])[::-1]
+        counts = np.sort(np.unique(hexadecimal(fields.word(field))[length > 0], return_counts=True)[1])[::-1]
         assert counts.size <= distinct
         assert counts.size == distinct or distinct > 1000
         # Of a density that falls as 1 / x from 1 to distinct + 1, the part below 2.
@@ -65,7 +65,7 @@ def test_text_says_what_was_drawn() -> None:
     for index in range(len(INTEGERS)):
         assert (fields.integer(1 + index) == np.where(block.no_integer_IN[index], 0, block.integer_IN[index])).all()
     for index in range(len(CATEGORIES)):
-        value, rank = fields.hexadecimal(14 + index), block.rank_CN[index]
+        value, rank = hexadecimal(fields.word(14 + index)), block.rank_CN[index]
         present = ~block.no_category_CN[index]
         assert (fields.length_FN[14 + index] == 8 * present).all()
         assert len(set(zip(rank[present], value[present], strict=True))) == np.unique(rank[present]).size

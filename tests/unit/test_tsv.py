@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dist_rec.data.prepare.tsv import MARGIN, Fields, NotNumbers
+from dist_rec.data.prepare.tsv import MARGIN, Fields, NotNumbers, hexadecimal
 
 INTEGER, HEXADECIMAL = rb"(-?[0-9]{1,16})?", rb"[0-9a-fA-F]{0,8}"
 integers = st.one_of(
@@ -30,7 +30,7 @@ def test_numbers_equal_python_s(of_rows: list[tuple[str, str, str]]) -> None:
     assert fields.rows == len(of_rows)
     assert fields.bit(0).tolist() == [label == "1" for label, _, _ in of_rows]
     assert fields.integer(1).tolist() == [int(integer or 0) for _, integer, _ in of_rows]
-    assert fields.hexadecimal(2).tolist() == [int(hexadecimal or "0", 16) for _, _, hexadecimal in of_rows]
+    assert hexadecimal(fields.word(2)).tolist() == [int(text or "0", 16) for _, _, text in of_rows]
     assert (fields.length_FN == [[len(value) for value in column] for column in zip(*of_rows, strict=True)]).all()
 
 
@@ -46,7 +46,7 @@ def test_a_field_is_refused_exactly_when_it_has_not_the_form(of_rows: list[tuple
     for parse, pattern in (
         (lambda: fields.bit(0), rb"[01]"),
         (lambda: fields.integer(1), INTEGER),
-        (lambda: fields.hexadecimal(2), HEXADECIMAL),
+        (lambda: hexadecimal(fields.word(2)), HEXADECIMAL),
     ):
         if re.fullmatch(pattern, odd):
             assert parse().size == 2 * len(of_rows) + 1
@@ -69,5 +69,5 @@ def test_extremes() -> None:
     text = MARGIN + b"\t\n-9999999999999999\tffffffff\n9999999999999999\tFFFFFFFF\n100000000\t0\n-1\t00000000\n"
     fields = Fields.find(text, 2)
     assert fields.integer(0).tolist() == [0, -(10**16) + 1, 10**16 - 1, 10**8, -1]
-    assert fields.hexadecimal(1).tolist() == [0, 2**32 - 1, 2**32 - 1, 0, 0]
-    assert fields.hexadecimal(1).dtype == np.uint32
+    assert hexadecimal(fields.word(1)).tolist() == [0, 2**32 - 1, 2**32 - 1, 0, 0]
+    assert hexadecimal(fields.word(1)).dtype == np.uint32

@@ -1,6 +1,7 @@
 """Counting in runs on disk equals counting in a dictionary, whatever the runs and the memory."""
 
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -16,15 +17,17 @@ columns = st.lists(st.one_of(st.none(), values), max_size=60)
 in_a_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 
 
-def arrays(column: list[int | None]) -> tuple[np.ndarray, np.ndarray]:
-    return np.array([value or 0 for value in column], np.uint32), np.array([value is None for value in column], bool)
+def words(column: Iterable[int | None], form: str = "{:x}") -> np.ndarray:
+    """As `Fields.word` gives them: the last character in the top byte, nothing for what is missing."""
+    texts = ["" if value is None else form.format(value) for value in column]
+    return np.array([int.from_bytes(text.rjust(8, "\0").encode(), "little") for text in texts], np.uint64)
 
 
 def save_runs(segments: list[list[int | None]], path: Path) -> list[Run]:
     runs, start = [], 0
     with path.open("wb") as file:
         for segment in segments:
-            entries = pack(factorize(*arrays(segment)))
+            entries = pack(factorize(words(segment)))
             entries.tofile(file)
             runs.append(Run(path, start, start + entries.size))
             start += entries.size
@@ -33,11 +36,20 @@ def save_runs(segments: list[list[int | None]], path: Path) -> list[Run]:
 
 @given(columns)
 def test_factors_give_the_column_back(column: list[int | None]) -> None:
-    factors = factorize(*arrays(column))
+    factors = factorize(words(column))
     counted = Counter(value for value in column if value is not None)
     assert factors.values_K.tolist() == sorted(counted)
     assert factors.counts_K.tolist() == [counted[value] for value in sorted(counted)]
     assert [[*factors.values_K.tolist(), None][code] for code in factors.code_N] == column
+
+
+@given(columns)
+def test_a_number_is_one_value_however_it_is_written(column: list[int | None]) -> None:
+    forms = [words(column, form) for form in ("{:x}", "{:X}", "{:08x}", "{:04X}")]
+    factors, once = factorize(np.concatenate(forms)), factorize(words(column))
+    assert factors.values_K.tolist() == once.values_K.tolist()
+    assert factors.counts_K.tolist() == (4 * once.counts_K).tolist()
+    assert factors.code_N.tolist() == 4 * once.code_N.tolist()
 
 
 @in_a_folder
@@ -93,13 +105,14 @@ def test_buckets_are_murmur_s_finalizer_scaled(column: list[int | None], buckets
         value ^= value >> 16
         return 1 + (value * buckets >> 32)
 
-    ids = bucket(*arrays(column), buckets)
+    factors = factorize(words(column))
+    ids = bucket(factors.values_K, buckets)[factors.code_N]
     assert ids.tolist() == [expected(value) for value in column]
     assert ids.max() <= buckets
 
 
 def test_buckets_fill_evenly() -> None:
     consecutive = np.arange(100_000, dtype=np.uint32)
-    counts = np.bincount(bucket(consecutive, np.zeros(consecutive.size, bool), 100), minlength=101)[1:]
+    counts = np.bincount(bucket(consecutive, 100)[:-1], minlength=101)[1:]
     # A fair draw has mean 1,000 and standard deviation 31.5 a bucket.
     assert abs(counts - 1000).max() < 5 * 31.5

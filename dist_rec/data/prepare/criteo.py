@@ -12,7 +12,7 @@ import shutil
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import accumulate, chain, islice
 from pathlib import Path
 from typing import Literal
 
@@ -26,7 +26,7 @@ from dist_rec.core.schema import Column, Manifest, Shard, Split, Table
 from dist_rec.data.prepare.criteo_rows import CATEGORICAL, DENSE, Rows, read_rows
 from dist_rec.data.prepare.lines import Piece, cut
 from dist_rec.data.prepare.prepared import Prepared, copy_fit, find_splits
-from dist_rec.data.prepare.vocabulary import Run, Vocabulary, bucket, checksum, factorize, fit, pack
+from dist_rec.data.prepare.vocabulary import Run, Vocabulary, bucket, checksum, fit, pack
 from dist_rec.data.shards import Dataset, ShardWriter, arrow_schema, new_folder
 from dist_rec.data.workers import Report, Workers, available_cpus
 
@@ -83,18 +83,14 @@ class Spool:
 
     def _save(self, number: int, rows: Rows) -> Spooled:
         path = self.prefix.with_name(f"{self.prefix.name}-{number:03}.npy")
-        runs, offsets = path.with_suffix(".runs"), [0]
-        code_CN = np.empty(rows.value_CN.shape, np.uint16)
+        runs = path.with_suffix(".runs")
         with runs.open("wb") as file:
-            for code_N, value_N, missing_N in zip(code_CN, rows.value_CN, rows.missing_CN, strict=True):
-                factors = factorize(value_N, missing_N)
-                code_N[:] = factors.code_N
+            for factors in rows.factors_C:
                 pack(factors).tofile(file)
-                offsets.append(offsets[-1] + factors.values_K.size)
         with path.open("wb") as file:
-            for array in (rows.label_N, rows.dense_IN, code_CN):
+            for array in (rows.label_N, rows.dense_IN, np.stack([factors.code_N for factors in rows.factors_C])):
                 np.save(file, array)
-        return Spooled(path, runs, tuple(offsets))
+        return Spooled(path, runs, (0, *accumulate(factors.values_K.size for factors in rows.factors_C)))
 
 
 @dataclass(frozen=True)
@@ -169,13 +165,10 @@ class EncodeLines:
         ]
 
     def _ids(self, rows: Rows, vocabularies: list[Vocabulary]) -> list[NDArray[np.int32]]:
-        columns = zip(rows.value_CN, rows.missing_CN, strict=True)
         if self.buckets:
-            return [bucket(value_N, missing_N, self.buckets) for value_N, missing_N in columns]
-        factors_C = (factorize(value_N, missing_N) for value_N, missing_N in columns)
-        return [
-            of.rows_of(factors.values_K)[factors.code_N] for of, factors in zip(vocabularies, factors_C, strict=True)
-        ]
+            return [bucket(factors.values_K, self.buckets)[factors.code_N] for factors in rows.factors_C]
+        columns = zip(vocabularies, rows.factors_C, strict=True)
+        return [vocabulary.rows_of(factors.values_K)[factors.code_N] for vocabulary, factors in columns]
 
 
 def _table(label_N: NDArray[np.float32], dense_IN: NDArray[np.float32], ids: list[NDArray[np.int32]]) -> pa.Table:

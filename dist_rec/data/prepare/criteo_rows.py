@@ -6,6 +6,7 @@ Shapes: N rows of a segment, 13 integers (I) and 26 categories (C) a row.
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from dist_rec.core.errors import UserError
 from dist_rec.data.prepare.lines import Piece, read_lines
 from dist_rec.data.prepare.tsv import MARGIN, Fields, NotNumbers
-from dist_rec.data.prepare.vocabulary import SEGMENT_ROWS
+from dist_rec.data.prepare.vocabulary import SEGMENT_ROWS, Factors, factorize
 from dist_rec.data.workers import Report
 
 INTS, CATS = 13, 26
@@ -28,30 +29,32 @@ class Rows:
 
     label_N: NDArray[np.float32]
     dense_IN: NDArray[np.float32]
-    value_CN: NDArray[np.uint32]
-    missing_CN: NDArray[np.bool_]
+    factors_C: list[Factors]
 
-    @classmethod
-    def empty(cls, rows: int) -> "Rows":
-        """Room for that many rows."""
-        return cls(
-            np.empty(rows, np.float32),
-            np.empty((INTS, rows), np.float32),
-            np.empty((CATS, rows), np.uint32),
-            np.empty((CATS, rows), np.bool_),
-        )
 
-    def __getitem__(self, rows: slice) -> "Rows":
-        return Rows(self.label_N[rows], self.dense_IN[:, rows], self.value_CN[:, rows], self.missing_CN[:, rows])
+class Segment:
+    """Room for the rows of several blocks of lines."""
 
-    def fill(self, fields: Fields) -> None:
-        """Parses lines into these rows, of which there must be as many."""
-        self.label_N[:] = fields.bit(0)
-        for index, dense_N in enumerate(self.dense_IN, start=1):
+    def __init__(self) -> None:
+        self.size = 0
+        self._label_N = np.empty(SEGMENT_ROWS, np.float32)
+        self._dense_IN = np.empty((INTS, SEGMENT_ROWS), np.float32)
+        self._word_CN = np.empty((CATS, SEGMENT_ROWS), np.uint64)
+
+    def add(self, fields: Fields) -> None:
+        """Parses lines; the words of categories are taken as they are."""
+        new = slice(self.size, self.size + fields.rows)
+        self._label_N[new] = fields.bit(0)
+        for index, dense_N in enumerate(self._dense_IN[:, new], start=1):
             np.log1p(np.maximum(fields.integer(index), 0, dtype=np.float32), out=dense_N)
-        for index, value_N in enumerate(self.value_CN, start=1 + INTS):
-            value_N[:] = fields.hexadecimal(index)
-        np.equal(fields.length_FN[1 + INTS :], 0, out=self.missing_CN)
+        for index, word_N in enumerate(self._word_CN[:, new], start=1 + INTS):
+            word_N[:] = fields.word(index)
+        self.size = new.stop
+
+    def rows(self) -> Rows:
+        """All that was added; now words are read."""
+        factors_C = [factorize(word_N[: self.size]) for word_N in self._word_CN]
+        return Rows(self._label_N[: self.size], self._dense_IN[:, : self.size], factors_C)
 
 
 def read_rows(piece: Piece, report: Report) -> Iterator[Rows]:
@@ -60,27 +63,28 @@ def read_rows(piece: Piece, report: Report) -> Iterator[Rows]:
     Raises:
         UserError: naming the file, line and field that is wrong.
     """
-    room, rows, lines_before = Rows.empty(SEGMENT_ROWS), 0, 0
-    for lines, size in read_lines(piece, MARGIN):
-        try:
+    segment, lines_before = Segment(), 0
+    blocks: list[bytes] = []
+    try:
+        for lines, size in read_lines(piece, MARGIN):
+            blocks.append(lines)
             fields = Fields.find(lines, len(NAMES))
-            if rows + fields.rows > SEGMENT_ROWS:
-                yield room[:rows]
-                room, rows = Rows.empty(SEGMENT_ROWS), 0
-            room[rows : rows + fields.rows].fill(fields)
-        except NotNumbers:
-            raise _first_error(piece, lines[len(MARGIN) :], lines_before) from None
-        rows += fields.rows
-        lines_before += fields.rows
-        report(size, fields.rows)
-    if lines_before == 0 and piece.start == 0:
-        raise UserError(f"{piece.path} holds no rows")
-    if rows:
-        yield room[:rows]
+            if segment.size + fields.rows > SEGMENT_ROWS:
+                yield segment.rows()
+                segment, blocks, lines_before = Segment(), [lines], lines_before + segment.size
+            segment.add(fields)
+            report(size, fields.rows)
+        if segment.size:
+            yield segment.rows()
+        elif piece.start == 0:
+            raise UserError(f"{piece.path} holds no rows")
+    except NotNumbers:
+        raise _first_error(piece, blocks, lines_before) from None
 
 
-def _first_error(piece: Piece, lines: bytes, lines_before: int) -> UserError:
-    for index, line in enumerate(lines.split(b"\n")[:-1]):
+def _first_error(piece: Piece, blocks: list[bytes], lines_before: int) -> UserError:
+    lines = chain.from_iterable(block[len(MARGIN) :].split(b"\n")[:-1] for block in blocks)
+    for index, line in enumerate(lines):
         fields = line.split(b"\t")
         where = f"{piece.path}, line {piece.line_number(lines_before + index)}"
         if len(fields) != len(NAMES):

@@ -68,26 +68,18 @@ class Fields:
         length_FN -= 1
         return cls(text, end_FN, length_FN)
 
-    def hexadecimal(self, field: int) -> NDArray[np.uint32]:
-        """A field of up to eight hexadecimal digits, (N,); an empty one gives 0.
+    def word(self, field: int) -> NDArray[np.uint64]:
+        """The characters of a field of at most eight, the last one in the top byte, (N,); an empty one gives 0.
 
         Raises:
-            NotNumbers: if a value has another character or more digits.
+            NotNumbers: if a value has more characters.
         """
         length = self.length_FN[field]
         if length.max(initial=0) > WORD:
-            raise NotNumbers("hexadecimal")
-        word = _load(self.text, self.end_FN[field], length)
-        letter = (word >> U64(6)) & _bytes(1)
-        digit = (word & _bytes(0x0F)) + letter * U64(9)
-        # XOR-ed with "0", digits are 0x00-0x09, "a"-"f" 0x51-0x56 and "A"-"F" 0x71-0x76.
-        wrong = (word >> U64(7)) | ((word >> U64(4)) ^ letter) | ((word >> U64(5)) & ~letter)
-        wrong |= (digit >> U64(4)) | (((digit + _bytes(6)) >> U64(4)) ^ letter)
-        if (wrong & _bytes(1)).any():
-            raise NotNumbers("hexadecimal")
-        digit = ((digit << U64(4)) | (digit >> U64(8))) & U64(0x00FF00FF00FF00FF)
-        digit = ((digit << U64(8)) | (digit >> U64(16))) & U64(0x0000FFFF0000FFFF)
-        return ((digit << U64(16)) | (digit >> U64(32))).astype(np.uint32)
+            raise NotNumbers("word")
+        word = _last_eight(self.text, self.end_FN[field])
+        word &= _mask(length)
+        return word
 
     def integer(self, field: int) -> NDArray[np.int64]:
         """A field of up to `MAX_DIGITS` decimal digits after an optional minus sign, (N,); an empty one gives 0.
@@ -119,17 +111,40 @@ class Fields:
         return character == ord("1")
 
 
-def _load(text: NDArray[np.uint8], end: NDArray[np.int64], length: NDArray[np.int64]) -> NDArray[np.uint64]:
-    """The last `length` (at most 8) characters before `end` as words XOR-ed with "0"; bytes before them are 0."""
+def hexadecimal(word_N: NDArray[np.uint64]) -> NDArray[np.uint32]:
+    """The numbers that words of hexadecimal digits are (`Fields.word`), (N,); an empty word is 0.
+
+    Raises:
+        NotNumbers: if a word has another character.
+    """
+    below_first = (word_N & (~word_N + U64(1))) - U64(1)
+    absent = (below_first >> U64(7)) & _bytes(1)
+    # XOR-ed with "0", digits are 0x00-0x09, "a"-"f" 0x51-0x56 and "A"-"F" 0x71-0x76.
+    word = word_N ^ ((_bytes(1) - absent) * U64(ord("0")))
+    letter = (word >> U64(6)) & _bytes(1)
+    digit = (word & _bytes(0x0F)) + letter * U64(9)
+    wrong = (word >> U64(7)) | ((word >> U64(4)) ^ letter) | ((word >> U64(5)) & ~letter)
+    wrong |= (digit >> U64(4)) | (((digit + _bytes(6)) >> U64(4)) ^ letter)
+    if (wrong & _bytes(1)).any():
+        raise NotNumbers("hexadecimal")
+    digit = ((digit << U64(4)) | (digit >> U64(8))) & U64(0x00FF00FF00FF00FF)
+    digit = ((digit << U64(8)) | (digit >> U64(16))) & U64(0x0000FFFF0000FFFF)
+    return ((digit << U64(16)) | (digit >> U64(32))).astype(np.uint32)
+
+
+def _last_eight(text: NDArray[np.uint8], end: NDArray[np.int64]) -> NDArray[np.uint64]:
+    """The eight characters before `end` as words."""
     words = as_strided(text[:WORD].view("<u8"), shape=(text.size - WORD + 1,), strides=(1,))
-    word = words[end - WORD]
-    word ^= _bytes(ord("0"))
-    word &= ~U64(0) << ((WORD - length) * 8).astype(np.uint64)
-    return word
+    return words[end - WORD]
+
+
+def _mask(length: NDArray[np.int64]) -> NDArray[np.uint64]:
+    """What keeps the last `length` (at most 8) characters of a word."""
+    return ~U64(0) << ((WORD - length) * 8).astype(np.uint64)
 
 
 def _decimal(text: NDArray[np.uint8], end: NDArray[np.int64], length: NDArray[np.int64]) -> NDArray[np.int64]:
-    digit = _load(text, end, length)
+    digit = (_last_eight(text, end) ^ _bytes(ord("0"))) & _mask(length)
     if ((digit | (digit + _bytes(6))) & _bytes(0xF0)).any():
         raise NotNumbers("integer")
     digit = (digit * U64(10) + (digit >> U64(8))) & U64(0x00FF00FF00FF00FF)

@@ -17,6 +17,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from dist_rec.core.errors import UserError
+from dist_rec.data.prepare.tsv import hexadecimal
 
 MERGE_ENTRIES = 1 << 18
 """Entries of all runs together that a merge holds at once."""
@@ -25,6 +26,8 @@ FAN_IN = 256
 SEGMENT_ROWS = 1 << 16
 """At most so many rows are factorized together: their codes have 16 bits, and the hashes stay in the cache."""
 U64 = np.uint64
+MISSING = U64(1 << 32)
+"""Above every value."""
 
 
 @dataclass(frozen=True)
@@ -38,29 +41,29 @@ class Factors:
     """Index into the distinct values, or K where the row's value is missing."""
 
 
-def factorize(value_N: NDArray[np.uint32], missing_N: NDArray[np.bool_]) -> Factors:
-    """Distinct values, their counts and where they stand: hashed in order of appearance, then ranked.
+def factorize(word_N: NDArray[np.uint64]) -> Factors:
+    """Distinct values of a column of hexadecimal words, of which an empty one is missing (`Fields.word`).
 
-    Missing rows have the value 0.
+    Words are hashed before they are read, in order of appearance, since most of them come again. Different words may be
+    the same number.
+
+    Raises:
+        NotNumbers: if a word is not hexadecimal.
     """
-    assert value_N.size <= SEGMENT_ROWS
-    encoded = pa.array(value_N).dictionary_encode()
-    appeared_N = encoded.indices.to_numpy()
-    key_K = encoded.dictionary.to_numpy().astype(np.uint64) << U64(16)
-    key_K |= np.arange(key_K.size, dtype=np.uint64)
-    key_K.sort()
-    values_K, appeared_K = (key_K >> U64(16)).astype(np.uint32), key_K.astype(np.uint16)
-    counts_K = np.bincount(appeared_N, minlength=key_K.size)[appeared_K]
-    rank_K = np.empty(key_K.size, np.uint16)
-    rank_K[appeared_K] = np.arange(key_K.size)
-    code_N = rank_K[appeared_N]
-    missing = np.count_nonzero(missing_N)
-    if missing:
-        counts_K[0] -= missing
-        if not counts_K[0]:
-            values_K, counts_K = values_K[1:], counts_K[1:]
-            code_N -= np.uint16(1)
-        code_N[missing_N] = values_K.size
+    assert word_N.size <= SEGMENT_ROWS
+    encoded = pa.array(word_N).dictionary_encode()
+    word_W, appeared_N = encoded.dictionary.to_numpy(), encoded.indices.to_numpy()
+    key_W = np.where(word_W, hexadecimal(word_W), MISSING) << U64(16)
+    key_W |= np.arange(word_W.size, dtype=np.uint64)
+    key_W.sort()
+    value_W, appeared_W = key_W >> U64(16), key_W.astype(np.uint16)
+    first_W = np.concatenate(([True], value_W[1:] != value_W[:-1]))[: value_W.size]
+    rank_W = np.empty(value_W.size, np.uint16)
+    rank_W[appeared_W] = first_W.cumsum() - 1
+    code_N = rank_W[appeared_N]
+    distinct = value_W[first_W]
+    values_K = distinct[distinct != MISSING].astype(np.uint32)
+    counts_K = np.bincount(code_N, minlength=values_K.size)[: values_K.size]
     return Factors(values_K, counts_K, code_N)
 
 
@@ -234,14 +237,16 @@ def checksum(path: Path) -> str:
     return digest.hexdigest()
 
 
-def bucket(value_N: NDArray[np.uint32], missing_N: NDArray[np.bool_], buckets: int) -> NDArray[np.int32]:
-    """Hashes values to 1 … `buckets`, (N,): MurmurHash3's 32-bit finalizer, then multiply and shift (Lemire 2019)."""
-    hashed = value_N ^ (value_N >> np.uint32(16))
+def bucket(values_K: NDArray[np.uint32], buckets: int) -> NDArray[np.int32]:
+    """The row of each of some values, hashed to 1 … `buckets`, and then row 0 for missing, (K + 1,).
+
+    MurmurHash3's 32-bit finalizer, then multiply and shift (Lemire 2019).
+    """
+    hashed = values_K ^ (values_K >> np.uint32(16))
     hashed *= np.uint32(0x85EBCA6B)
     hashed ^= hashed >> np.uint32(13)
     hashed *= np.uint32(0xC2B2AE35)
     hashed ^= hashed >> np.uint32(16)
-    ids = (hashed.astype(np.uint64) * U64(buckets) >> U64(32)).astype(np.int32)
-    ids += 1
-    ids[missing_N] = 0
-    return ids
+    row_K1 = np.zeros(values_K.size + 1, np.int32)
+    row_K1[:-1] = 1 + (hashed.astype(np.uint64) * U64(buckets) >> U64(32))
+    return row_K1
