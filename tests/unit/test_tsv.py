@@ -34,6 +34,13 @@ def test_numbers_equal_python_s(of_rows: list[tuple[str, str, str]]) -> None:
     assert (fields.length_FN == [[len(value) for value in column] for column in zip(*of_rows, strict=True)]).all()
 
 
+@given(st.lists(st.tuples(st.sampled_from("01"), integers, integers, hexadecimals, hexadecimals), min_size=1))
+def test_several_fields_are_read_as_one_by_one(of_rows: list[tuple[str, ...]]) -> None:
+    fields = Fields.find(lines(of_rows), 5)
+    assert (fields.integer(slice(1, 3)) == [fields.integer(1), fields.integer(2)]).all()
+    assert (fields.word(slice(3, None)) == [fields.word(3), fields.word(4)]).all()
+
+
 @given(rows, odd_bytes.filter(lambda odd: not {9, 10} & set(odd)))
 def test_a_field_is_refused_exactly_when_it_has_not_the_form(of_rows: list[tuple[str, ...]], odd: bytes) -> None:
     good = lines(of_rows)

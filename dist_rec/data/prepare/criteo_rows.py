@@ -21,6 +21,7 @@ INTS, CATS = 13, 26
 DENSE = tuple(f"int_{index}" for index in range(INTS))
 CATEGORICAL = tuple(f"cat_{index}" for index in range(CATS))
 NAMES = ("label", *DENSE, *CATEGORICAL)
+DENSE_FIELDS, CATEGORICAL_FIELDS = slice(1, 1 + INTS), slice(1 + INTS, None)
 
 
 @dataclass(frozen=True)
@@ -45,10 +46,8 @@ class Segment:
         """Parses lines; the words of categories are taken as they are."""
         new = slice(self.size, self.size + fields.rows)
         self._label_N[new] = fields.bit(0)
-        for index, dense_N in enumerate(self._dense_IN[:, new], start=1):
-            np.log1p(np.maximum(fields.integer(index), 0, dtype=np.float32), out=dense_N)
-        for index, word_N in enumerate(self._word_CN[:, new], start=1 + INTS):
-            word_N[:] = fields.word(index)
+        np.log1p(np.maximum(fields.integer(DENSE_FIELDS), 0, dtype=np.float32), out=self._dense_IN[:, new])
+        self._word_CN[:, new] = fields.word(CATEGORICAL_FIELDS)
         self.size = new.stop
 
     def rows(self) -> Rows:

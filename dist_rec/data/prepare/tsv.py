@@ -32,7 +32,10 @@ def _bytes(value: int) -> np.uint64:
 
 @dataclass(frozen=True)
 class Fields:
-    """Where the fields of N lines of F tab-separated fields are."""
+    """Where the fields of N lines of F tab-separated fields are.
+
+    Fields are read one at a time, (N,), or several by a slice of their places, one after the other: (fields, N).
+    """
 
     text: NDArray[np.uint8]
     """The margin and the lines."""
@@ -68,8 +71,8 @@ class Fields:
         length_FN -= 1
         return cls(text, end_FN, length_FN)
 
-    def word(self, field: int) -> NDArray[np.uint64]:
-        """The characters of a field of at most eight, the last one in the top byte, (N,); an empty one gives 0.
+    def word(self, field: int | slice) -> NDArray[np.uint64]:
+        """The characters of a field of at most eight, the last one in the top byte; an empty one gives 0.
 
         Raises:
             NotNumbers: if a value has more characters.
@@ -81,8 +84,8 @@ class Fields:
         word &= _mask(length)
         return word
 
-    def integer(self, field: int) -> NDArray[np.int64]:
-        """A field of up to `MAX_DIGITS` decimal digits after an optional minus sign, (N,); an empty one gives 0.
+    def integer(self, field: int | slice) -> NDArray[np.int64]:
+        """A field of up to `MAX_DIGITS` decimal digits after an optional minus sign; an empty one gives 0.
 
         Raises:
             NotNumbers: if a value has another character, more digits, or a sign alone.
@@ -93,8 +96,8 @@ class Fields:
         if (digits < negative).any() or digits.max(initial=0) > MAX_DIGITS:
             raise NotNumbers("integer")
         value = _decimal(self.text, end, np.minimum(digits, WORD))
-        long = np.flatnonzero(digits > WORD)
-        if long.size:
+        long = digits > WORD
+        if long.any():
             value[long] += 10**WORD * _decimal(self.text, end[long] - WORD, digits[long] - WORD)
         np.negative(value, out=value, where=negative)
         return value
