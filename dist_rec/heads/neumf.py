@@ -82,8 +82,8 @@ class NeuMF(head.Head):
         inputs = sum(state["last.weight"].shape[1] for state in pretrained)
         if inputs != self.last.in_features or {*pretrained[0], *pretrained[1]} != {*self.state_dict()}:
             raise UserError(
-                "the pre-trained GMF and MLP do not make up this head; give all three the same head.factors, "
-                "head.hidden and head.dropout"
+                "the pre-trained GMF and MLP do not make up this head; give all three the same head.factors "
+                "and head.hidden"
             )
 
 

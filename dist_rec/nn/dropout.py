@@ -14,6 +14,7 @@ from torch.nn import functional
 from dist_rec.core.noise import noise
 
 LEVELS = 1 << 16
+INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 class Dropout(nn.Module):
@@ -34,16 +35,35 @@ class Dropout(nn.Module):
             return x
         if x.device.type != "cpu":
             return functional.dropout(x, self.p)
-        return x * _factors(x, self.p)
+        return x * _scaled(*_kept(x, self.p), x.dtype)
 
 
-def _factors(x: Tensor, p: float) -> Tensor:
-    """Zeros with probability p and 1 / (1 - p) elsewhere, in the shape and type of x."""
+class ReLUDropout(Dropout):
+    """ReLU, then dropout: on CPUs one product, forward and backward, with zeros for both.
+
+    There -inf gives NaN in training where ReLU alone gives 0.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The same shape."""
+        if not self.training or not self.p or x.device.type != "cpu":
+            return super().forward(functional.relu(x))
+        kept, scale = _kept(x, self.p)
+        # Positive floats are positive integers, whose comparison is three times as fast as bfloat16's.
+        positive = torch.gt(x.detach().view(kept.dtype), 0, out=torch.empty_like(kept))
+        return x * _scaled(kept.mul_(positive), scale, x.dtype)
+
+
+def _kept(x: Tensor, p: float) -> tuple[Tensor, float]:
+    """Ones for units that are kept and zeros, as integers as wide as those of x; and by what to scale."""
     scale = float(torch.tensor(1 / (1 - p), dtype=x.dtype))
     dropped = min(round(LEVELS * (1 - 1 / scale)), LEVELS - 1)
     rows, columns = len(x), math.prod(x.shape[1:])
     bits = noise.bits(rows, -(-columns // 4)).view(torch.int16)[:, :columns]
-    # Written to a type of the same width: a comparison that gives bools is a hundred times slower.
-    kept = torch.empty(rows, columns, dtype=torch.bfloat16)
-    torch.ge(bits, dropped - LEVELS // 2, out=kept)
-    return kept.view(x.shape).to(x.dtype).mul_(scale)
+    # In place, so to the same type: a comparison that gives bools is a hundred times slower.
+    return bits.ge_(dropped - LEVELS // 2).reshape(x.shape).to(INTEGERS[x.element_size()]), scale
+
+
+def _scaled(ones: Tensor, scale: float, dtype: torch.dtype) -> Tensor:
+    """Zeros and ones, which are overwritten, to zeros and a float as wide."""
+    return ones.mul_(torch.tensor(scale, dtype=dtype).view(ones.dtype)).view(dtype)

@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from dist_rec.nn.dropout import Dropout
+from dist_rec.nn.dropout import ReLUDropout
 from dist_rec.nn.fields import FactoredFields
 from dist_rec.nn.norm import BatchNorm
 
@@ -38,9 +38,8 @@ class MLP(nn.Sequential):
                 break
             if batch_norm:
                 layers.append(BatchNorm(size))
-            layers.append(nn.ReLU(inplace=True))
-            if dropouts[number - 1]:
-                layers.append(Dropout(dropouts[number - 1]))
+            p = dropouts[number - 1]
+            layers.append(ReLUDropout(p) if p else nn.ReLU(inplace=True))
         super().__init__(*layers)
         self.outputs = inputs
 

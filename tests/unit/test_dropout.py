@@ -6,9 +6,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 
 from dist_rec.core.noise import noise
-from dist_rec.nn.dropout import Dropout
+from dist_rec.nn.dropout import Dropout, ReLUDropout
 
 
 @given(p=st.floats(0.01, 0.99), dtype=st.sampled_from([torch.float32, torch.bfloat16]), seed=st.integers(0, 99))
@@ -23,9 +24,27 @@ def test_units_are_dropped_or_scaled(p: float, dtype: torch.dtype, seed: int) ->
     torch.testing.assert_close(x.grad, kept / (1 - p), rtol=1e-2, atol=1e-6, check_dtype=False)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("columns", [96, 97])
+def test_after_relu_it_is_one_factor(dtype: torch.dtype, columns: int) -> None:
+    found = []
+    for module in (nn.Sequential(nn.ReLU(), Dropout(0.3)), ReLUDropout(0.3)):
+        noise.begin(0, 0, 0, 50)
+        x = torch.randn(50, columns, generator=torch.manual_seed(0)).to(dtype)
+        x[0, :5] = torch.tensor([0.0, -0.0, torch.nan, -torch.nan, torch.inf])
+        x.requires_grad_()
+        y = module(x)
+        y[1:].float().sum().backward()
+        found.append((y, x.grad))
+    (y, gradient), (expected, expected_gradient) = found
+    torch.testing.assert_close(y, expected, rtol=0, atol=0, equal_nan=True)
+    assert torch.equal(gradient, expected_gradient)
+    assert y[0, 2:4].isnan().all()
+
+
 @pytest.mark.parametrize("shape", [(0, 3), (1,), (5, 7, 3)])
 def test_any_shape(shape: tuple[int, ...]) -> None:
-    assert Dropout(0.5)(torch.ones(shape)).shape == shape
+    assert Dropout(0.5)(torch.ones(shape)).shape == ReLUDropout(0.5)(torch.ones(shape)).shape == shape
 
 
 def test_neighbours_are_dropped_independently() -> None:
@@ -47,3 +66,4 @@ def test_the_seed_decides() -> None:
 def test_evaluation_drops_nothing() -> None:
     x = torch.rand(10, 10)
     assert torch.equal(Dropout(0.9).eval()(x), x) and torch.equal(Dropout(0.0)(x), x)
+    assert torch.equal(ReLUDropout(0.9).eval()(x - 0.5), (x - 0.5).relu())

@@ -282,7 +282,6 @@ def test_neumf_finds_its_parts_in_any_order() -> None:
         ("both", [{"parts": "mlp"}] * 2, 'one of head.parts="gmf" and one of head.parts="mlp"'),
         ("gmf", [{"parts": "gmf"}, {"parts": "mlp"}], 'two pretrained.runs are for head.parts="both"'),
         ("both", [{"parts": "gmf", "factors": 5}, {"parts": "mlp"}], "do not make up this head"),
-        ("both", [{"parts": "gmf"}, {"parts": "mlp", "dropout": 0.1}], "do not make up this head"),
         ("both", [{"parts": "gmf"}, {"parts": "mlp", "hidden": [7, 6]}], "the pre-trained deep.0.weight is [7, 14]"),
     ],
 )
