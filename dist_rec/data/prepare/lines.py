@@ -15,7 +15,7 @@ from isal import isal_zlib
 
 from dist_rec.core.errors import UserError
 
-BLOCK_BYTES = 1 << 20
+BLOCK_BYTES = 2 << 20
 PACKED_BYTES = 256 << 10
 PIECE_BYTES = 64 << 20
 GZIP_MAGIC = b"\x1f\x8b"
