@@ -275,6 +275,13 @@ def test_neumf_finds_its_parts_in_any_order() -> None:
         assert torch.equal(neumf.deep[0].weight, mlp.deep[0].weight)
 
 
+def test_neumf_takes_an_mlp_that_was_trained_with_another_dropout() -> None:
+    neumf, (_, mlp) = adopted("both", {"parts": "gmf"}, {"parts": "mlp", "dropout": 0.1})
+    layers = [layer.weight for head in (neumf, mlp) for layer in head.deep if hasattr(layer, "weight")]
+    half = len(layers) // 2
+    assert half and all(torch.equal(ours, theirs) for ours, theirs in zip(layers[:half], layers[half:], strict=True))
+
+
 @pytest.mark.parametrize(
     ("parts", "pretrained", "message"),
     [
