@@ -15,7 +15,8 @@ from pathlib import Path
 from side_by_side import beside, our_rate, peer_rate
 
 BATCH, EPOCHS = 2048, 5
-SETTINGS = (f"train.batch={BATCH}", f"train.epochs={EPOCHS}", "head.dropout=0.1", "train.evaluate_every=1000000000")
+NEVER = 10**9
+SETTINGS = (f"train.batch={BATCH}", f"train.epochs={EPOCHS}", "head.dropout=0.1", f"train.evaluate_every={NEVER}")
 PEER = f"""
 import sys, time
 import numpy as np, torch

@@ -44,8 +44,8 @@ class Factors:
 def factorize(word_N: NDArray[np.uint64]) -> Factors:
     """Distinct values of a column of hexadecimal words, of which an empty one is missing (`Fields.word`).
 
-    Words are hashed before they are read, in order of appearance, since most of them come again. Different words may be
-    the same number.
+    Words are hashed before they are read, in order of appearance, since most of them come again: W are distinct, and
+    several of these may be the same number.
 
     Raises:
         NotNumbers: if a word is not hexadecimal.
