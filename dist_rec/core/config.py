@@ -18,7 +18,9 @@ from dist_rec.core.errors import UserError
 class Config(BaseModel):
     """Base of all configs: immutable, strict about types, and without unknown keys."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
     @classmethod
     def parse(cls, values: dict[str, Any], where: str = "") -> Self:

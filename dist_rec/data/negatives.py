@@ -3,7 +3,7 @@
 Implicit feedback has positives alone; the items to contrast them with are drawn (He et al. 2017, section 3.1). A draw
 belongs to a stream of numbers for (seed, step, user, item): no state, and the same draws however a batch is cut.
 
-Shapes: B positives, N negatives of each, S seen pairs, I items, U users, D draws.
+Shapes: B positives, N negatives of each, S seen pairs, I items with row 0, U users, D draws.
 """
 
 from collections.abc import Callable
@@ -20,6 +20,8 @@ from dist_rec.data.shards import Dataset
 
 SEEN = "seen.npy"
 """In a prepared folder: the sorted pairs `user * items + item` of the training split, int64 [S]."""
+ATTEMPTS = 64
+"""Proposals that may be rejected before an item is drawn among those that are left, which takes time in O(I)."""
 Ints = NDArray[Any]
 
 
@@ -50,12 +52,12 @@ class Negatives:
         # A lookup needs something to find; no pair is -1.
         self._seen_S = np.asarray(seen_S) if seen_S.size else np.array([-1])
         self._free_U = items - 1 - np.diff(np.searchsorted(seen_S, np.arange(users + 1) * items))
+        self._log_weight_I = np.zeros(items)
         self._cumulative_I: NDArray[np.float64] | None = None
         if by == "popularity":
-            count_I = np.bincount(seen_S % items, minlength=items)[1:]
             # An item that nobody has seen can be drawn like the rarest: there must be one for every user.
-            weight_I = np.maximum(count_I, 1) ** alpha
-            self._cumulative_I = weight_I.cumsum() / weight_I.sum()
+            self._log_weight_I = alpha * np.log(np.maximum(np.bincount(seen_S % items, minlength=items), 1))
+            self._cumulative_I = _cumulative(self._log_weight_I[1:])
 
     @classmethod
     def of(
@@ -88,14 +90,19 @@ class Negatives:
         order_B = np.argsort(user_B, kind="stable")
         user_B, base_B = user_B[order_B], stream(self._seed, step, user_B, item_B)[order_B]
         drawn_BN = np.empty((user_B.size, num), np.int32)
-        flat, pending, attempt = drawn_BN.reshape(-1), np.arange(drawn_BN.size), 0
-        while pending.size:
+        flat, pending = drawn_BN.reshape(-1), np.arange(drawn_BN.size)
+        for attempt in range(ATTEMPTS):
             row, place = np.divmod(pending, num)
             flat[pending] = self._propose(words(base_B[row], place + (attempt << 32)))
             pending = pending[self._seen(user_B[row], flat[pending])]
             if distinct:
                 pending = np.union1d(pending, np.flatnonzero(_repeats(drawn_BN)))
-            attempt += 1
+            if not pending.size:
+                break
+        for row, place in zip(*np.divmod(pending, num), strict=True):
+            word_D = words(base_B[row : row + 1], np.array([place + (ATTEMPTS << 32)]))
+            taken = drawn_BN[row] if distinct else drawn_BN[row, :0]
+            drawn_BN[row, place : place + 1] = self._among_free(user_B[row], taken, word_D)
         result_BN = np.empty_like(drawn_BN)
         result_BN[order_B] = drawn_BN
         return result_BN
@@ -112,9 +119,17 @@ class Negatives:
     def _propose(self, word_D: NDArray[np.uint64]) -> NDArray[np.int64]:
         """An item for each of D words."""
         if self._cumulative_I is not None:
-            return 1 + np.searchsorted(self._cumulative_I[:-1], (word_D >> U64(11)) * 2.0**-53, side="right")
+            return 1 + np.searchsorted(self._cumulative_I, _fractions(word_D), side="right")
         # The upper half of a word times the items, shifted back: Lemire 2019.
         return 1 + ((word_D >> U64(32)) * U64(self._items - 1) >> U64(32)).astype(np.int64)
+
+    def _among_free(self, user: int, taken: Ints, word_D: NDArray[np.uint64]) -> NDArray[np.int64]:
+        """An item for each word among those that are neither seen nor taken, by the same weights."""
+        log_weight_I, first = self._log_weight_I.copy(), int(user) * self._items
+        low, high = np.searchsorted(self._seen_S, (first, first + self._items))
+        for excluded in ([0], self._seen_S[low:high] - first, taken):
+            log_weight_I[excluded] = -np.inf
+        return np.searchsorted(_cumulative(log_weight_I), _fractions(word_D), side="right")
 
     def _seen(self, user_D: Ints, item_D: NDArray[np.int32]) -> NDArray[np.bool_]:
         pair_D = user_D.astype(np.int64) * self._items + item_D
@@ -134,6 +149,17 @@ def seen_pairs(dataset: Dataset) -> NDArray[np.int64]:
     if not path.exists() or checksum(path) != seen["checksum"]:
         raise UserError(f"{path} is missing or damaged; prepare the data again")
     return np.load(path, mmap_mode="r")
+
+
+def _cumulative(log_weight_I: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Shares up to each item; the last are exactly 1, more than any fraction."""
+    cumulative_I = np.exp(log_weight_I - log_weight_I.max()).cumsum()
+    return cumulative_I / cumulative_I[-1]
+
+
+def _fractions(word_D: NDArray[np.uint64]) -> NDArray[np.float64]:
+    """Words to numbers from 0 to less than 1."""
+    return (word_D >> U64(11)) * 2.0**-53
 
 
 def _raw_user(dataset: Dataset, user: int) -> str:

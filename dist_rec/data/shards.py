@@ -6,7 +6,7 @@ mapped into memory, and a damaged byte is found before it is trained on.
 
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
@@ -107,14 +107,19 @@ def new_folder(out: Path) -> Iterator[Path]:
         raise UserError(f"{out} exists already; remove it or choose another --out")
     partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
+    new_parents = [parent for parent in partial.parents if not parent.exists()]
     try:
         partial.mkdir(parents=True)
         yield partial
         partial.rename(out)
     except OSError as error:
-        raise UserError(f"{error.filename or out}: {error.strerror or f'{error}; is the disk full?'}") from error
+        where = str(error.filename or out).replace(str(partial), str(out))
+        raise UserError(f"{where}: {error.strerror or f'{error}; is the disk full?'}") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+        with suppress(OSError):  # They hold `out` now, if all went well.
+            for parent in new_parents:
+                parent.rmdir()
 
 
 class Dataset:

@@ -3,6 +3,8 @@
 Without hidden layers it is NFM-0, which for `h` of ones is the factorization machine (equation 8).
 """
 
+from typing import Annotated
+
 import torch
 from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
@@ -26,7 +28,7 @@ class NFM(head.Head):
         """Factors of a feature, D."""
         hidden: tuple[PositiveInt, ...] = (400, 400)
         """Hidden layers on the bi-interaction."""
-        dropout: tuple[float, ...] = (0.0, 0.0, 0.0)
+        dropout: tuple[Annotated[float, Field(ge=0, lt=1)], ...] = (0.0, 0.0, 0.0)
         """Of the bi-interaction, then of each hidden layer's units."""
         batch_norm: bool = True
         """Normalise the bi-interaction and each hidden layer."""

@@ -19,6 +19,7 @@ from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from dist_rec.core import config, head
+from dist_rec.core.errors import UserError
 from dist_rec.core.noise import noise
 from dist_rec.core.schema import Manifest
 from dist_rec.embedding.catalog_losses import cross_entropy, gaussian, logistic
@@ -70,7 +71,17 @@ class VAE(head.CatalogHead):
 
     @classmethod
     def catalog(cls, config: Config, manifest: Manifest) -> head.Catalog:
-        """The decoder's last layer."""
+        """The decoder's last layer.
+
+        Raises:
+            UserError: for the logistic likelihood of ratings above 1, whose loss has no lower bound.
+        """
+        highest = manifest.transform.get("labels", {}).get("max", 1.0)
+        if config.likelihood == "logistic" and highest > 1:
+            raise UserError(
+                f'head.likelihood = "logistic" is of items that are there or not, and ratings go up to {highest:g}: '
+                "prepare the data with --implicit"
+            )
         return head.Catalog("decoder", config.target, _decoder_sizes(config)[-1])
 
     def __init__(self, config: Config, manifest: Manifest) -> None:

@@ -2,7 +2,11 @@
 
 The wide part is a linear model of id features, among them the crosses that the data was prepared with; the deep part an
 MLP on embeddings and dense features. The paper trains the wide part with FTRL: `[embedding.lookups.wide]`. Without
-crosses this is "LR & DNN" of the DeepFM paper.
+crosses this is "LR & DNN" of the DeepFM paper. The two parts look up tables of their own even where they read the same
+features, since a row has one optimizer: FTRL in the wide part, another in the deep one.
+
+Departs from the paper: dense features are standardised by batch normalisation, also those that quantiles brought to
+[0, 1], and enter the deep part as vectors (`dist_rec.nn.fields`).
 """
 
 from typing import Literal

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from dist_rec.core.errors import UserError
+
 
 class _PairwiseDots(torch.autograd.Function):
     """z_BP = the entries below the diagonal of X X^T.
@@ -38,13 +40,19 @@ def _columns(x_BC: Tensor, columns_P: Tensor) -> Tensor:
 
 
 class PairwiseDots(nn.Module):
-    """Dot products of all pairs of F vectors: [B, F, D] → [B, P]."""
+    """Dot products of all pairs of F vectors: [B, F, D] → [B, P].
+
+    Raises:
+        UserError: if there are no pairs.
+    """
 
     pair_P: Tensor
     place_FF: Tensor
 
     def __init__(self, features: int) -> None:
         super().__init__()
+        if features < 2:
+            raise UserError(f"pairwise dot products are of two features or more, and there is {features}")
         rows, columns = torch.tril_indices(features, features, offset=-1)
         place_FF = torch.zeros(features, features, dtype=torch.int64)
         place_FF[rows, columns] = place_FF[columns, rows] = torch.arange(len(rows))

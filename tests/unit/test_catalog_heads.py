@@ -42,6 +42,14 @@ def scores_of(vectors_BD: Tensor) -> tuple[CatalogScores, Tensor]:
     return CatalogScores(TableShard(weight, bias, 0), vectors_BD), vectors_BD @ weight.t() + bias.t()
 
 
+def test_a_logistic_vae_takes_no_ratings() -> None:
+    vae = find_head("vae")
+    config = vae.Config.parse({**BAGS, "likelihood": "logistic"})
+    with pytest.raises(UserError, match="ratings go up to 5: prepare the data with --implicit"):
+        vae.catalog(config, RATINGS)
+    assert vae.catalog(config, MANIFEST).feature == BAGS["target"]
+
+
 @pytest.mark.parametrize("g", ["identity", "sigmoid"])
 @pytest.mark.parametrize("f", ["identity", "sigmoid"])
 def test_autorec_by_its_definition(f: str, g: str) -> None:

@@ -23,6 +23,7 @@ LEAST: dict[str, Any] = {"data": {"path": "nowhere"}, "head": {"name": "lr"}}
         ({"task": {"name": "rating", "rnage": (1.0, 5.0)}}, "unknown key 'task.rnage'; known: name, range"),
         ({"task": {"range": (1.0, 5.0)}}, "missing key 'task.name'"),
         ({"data": {"window": 8}}, "missing key 'data.path'"),
+        ({"optimizer": {"lr": float("inf")}}, "optimizer.*lr = inf: input should be a finite number"),
         ({"seed": 1 << 63}, "seed = 9223372036854775808: input should be less than"),
     ],
 )
@@ -45,6 +46,7 @@ def test_of_the_settings_of_some_tables_only_their_sharding_may_change(some: str
     [
         ({"name": "dlrm", "bottom": (-3,)}, r"head.bottom.0 = -3: input should be greater than 0"),
         ({"name": "dlrm", "top": (32, 0)}, r"head.top.1 = 0: input should be greater than 0"),
+        ({"name": "nfm", "hidden": (8,), "dropout": (1.5, 0.0)}, r"head.dropout.0 = 1.5: input should be less than 1"),
         ({"name": "../x"}, r"head.name = '../x': not the name of a module; known heads: .*dlrm"),
     ],
 )

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from dist_rec.core.errors import UserError
 from dist_rec.heads.autoint import Interaction
 from dist_rec.nn.fields import FactoredFields
 from dist_rec.nn.interactions import (
@@ -62,6 +63,11 @@ def test_pairwise_dots(rows: int, features: int, dim: int) -> None:
     torch.testing.assert_close(dots(x), expected)
     assert dots.outputs == expected.shape[1]
     assert torch.autograd.gradcheck(dots, (x,))
+
+
+def test_one_feature_has_no_pairs() -> None:
+    with pytest.raises(UserError, match="of two features or more, and there is 1"):
+        PairwiseDots(1)
 
 
 @given(sizes, sizes, sizes)

@@ -105,6 +105,21 @@ def test_draws_are_in_proportion_to_their_weights(by: str, alpha: float) -> None
         assert ((found - expected) ** 2 / expected).sum() < 45
 
 
+@pytest.mark.parametrize(
+    ("by", "alpha", "share"), [("uniform", 1, 1 / 2), ("popularity", 1, 2 / 3), ("popularity", 1e4, 1)]
+)
+def test_items_that_are_hardly_ever_proposed_are_drawn_in_proportion(by: str, alpha: float, share: float) -> None:
+    items, users = 5_000, 300
+    owned = [{1, 2} for _ in range(users)] + [{3} for _ in range(2)] + [set(range(1, items)) - {7, 3}]
+    negatives = Negatives(pairs(owned, items), users + 3, items, 0, by, alpha)
+    one = np.ones(2_000, np.int32)
+    drawn_BN = negatives.draw(0, one * (users + 2), np.arange(2_000), 1)
+    assert set(drawn_BN.reshape(-1).tolist()) <= {3, 7}
+    assert abs((drawn_BN == 3).mean() - share) <= 0.05
+    both_BN = negatives.draw(0, one * (users + 2), np.arange(2_000), 2, distinct=True)
+    assert np.array_equal(np.sort(both_BN, axis=1), np.tile([3, 7], (2_000, 1)))
+
+
 def test_another_seed_step_user_or_item_gives_other_draws() -> None:
     def draw(seed: int, step: int, user: int, item: int) -> list[int]:
         negatives = Negatives(np.empty(0, np.int64), 50, 1000, seed)

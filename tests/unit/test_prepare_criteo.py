@@ -197,6 +197,24 @@ def test_impossible_requests_are_refused(tmp_path: Path, raw: dict[str, list[str
     assert not out.exists()
 
 
+@pytest.mark.parametrize("how", [{"min_count": 1}, {"buckets": 5}])
+def test_an_integer_that_is_never_there_is_named(tmp_path: Path, how: dict[str, int]) -> None:
+    fields = [line.split("\t") for line in random_lines(5, 50)]
+    lines = ["\t".join([*of[:4], "", *of[5:]]) for of in fields]
+    files = {"train": [write(tmp_path / "train", lines)], "test": [write(tmp_path / "test", random_lines(6, 9))]}
+    prepared = prepare(files, tmp_path / "out", workers=1, **how)
+    assert prepared.warnings == ("int_3 is missing or not above 0 in every training row",)
+
+
+def test_a_failure_leaves_no_parent_folders(tmp_path: Path) -> None:
+    train = {"train": [write(tmp_path / "train", ["1\t2"])]}
+    with pytest.raises(UserError, match="train, line 1 has 2 tab-separated fields, not 40"):
+        prepare(train, tmp_path / "new" / "deep" / "out", workers=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["train"]
+    with pytest.raises(UserError, match="train/out: Not a directory"):
+        prepare({"train": [write(tmp_path / "train", random_lines(5, 5))]}, tmp_path / "train" / "out", workers=1)
+
+
 def test_a_fit_that_is_not_criteo_s_or_is_damaged_is_refused(tmp_path: Path, raw: dict[str, list[str]]) -> None:
     test = {"test": raw["test"]}
     fitted = tmp_path / "fitted"

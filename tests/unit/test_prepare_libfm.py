@@ -103,6 +103,21 @@ def test_one_row_of_another_form_makes_bags(tmp_path: Path, odd: str) -> None:
     assert manifest.column("features").weights is None
 
 
+@pytest.mark.parametrize(
+    ("lines", "why"),
+    [
+        ("1 3:1 9:2\n-1 4:1 8:1\n", "there are values other than 1"),
+        ("1 3:1 9:1\n-1 4:1\n", "rows differ in their number of entries"),
+        ("1 3:1 5:1\n-1 4:1 2:1\n1 4:1 3:1\n", "the columns share indices"),
+    ],
+)
+def test_a_bag_is_said_to_have_no_pairs(tmp_path: Path, lines: str, why: str) -> None:
+    (tmp_path / "train").write_text(lines)
+    prepared = prepare({"train": [str(tmp_path / "train")]}, tmp_path / "out", workers=1)
+    (warning,) = prepared.warnings
+    assert warning == f"{why}: all entries of a row are one weighted bag, and pairs of them do not interact"
+
+
 def test_clicks_and_their_share(tmp_path: Path) -> None:
     train = write(tmp_path / "a", ["-1 1:1", "0 2:1", "1 3:1", "1 1:1"])
     manifest = prepare({"train": [train]}, tmp_path / "out", "click", workers=1).manifest

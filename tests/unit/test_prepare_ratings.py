@@ -446,6 +446,23 @@ def test_a_header_counts_as_a_line(tmp_path: Path) -> None:
         prepare([str(path)], tmp_path / "out", Random(), Options())
 
 
+@pytest.mark.parametrize("rating", ["NA", "nan", "", "4,5", "-inf"])
+def test_a_bad_first_line_is_no_header(tmp_path: Path, rating: str) -> None:
+    path = tmp_path / "bad"
+    path.write_text(f"u1\ti1\t{rating}\nu1\ti2\t3\n")
+    with pytest.raises(UserError, match="bad, line 1"):
+        prepare([str(path)], tmp_path / "out", Random(), Options())
+
+
+def test_test_ratings_that_are_all_filtered_are_missed(tmp_path: Path) -> None:
+    ratings = some_ratings(4)
+    low = [Rating(rating.user, f"new {rating.item}", 1, 9) for rating in ratings[:5]]
+    files = [write(tmp_path / "train", ratings), write(tmp_path / "low", low)]
+    with pytest.raises(UserError, match="no rating of --test is left: lower --min-rating"):
+        prepare(files[:1], tmp_path / "out", LeaveOneOut(), Options(min_rating=2), test_patterns=files[1:])
+    assert not (tmp_path / "out").exists()
+
+
 def test_impossible_requests_are_refused(tmp_path: Path) -> None:
     ratings = some_ratings(10)
     with pytest.raises(UserError, match="--split held-out-users needs --layout users"):

@@ -418,6 +418,15 @@ def test_bad_files_are_named(tmp_path: Path) -> None:
     refused(f"{header}\nyes,1,2,\xff,1,a,1".encode("latin-1"), "bad, line 2 is not UTF-8")
     refused(f"\ufeff{header}\n", "bad holds no rows")
     refused(f'{header}\nyes,1,2,"Ulm,1,a,1', "bad, line")
+    good = "yes,1,2,Ulm,1,a,1\n"
+    refused(f'{header}\n{good}yes,1,2,"Ulm,1,a,1\n{good}{good}', "bad, line 3 has a quote that is not closed")
+    refused(f'{header}\n{good}yes,1,2,"Ulm,1,a,1\n{good}yes,1,2,"Ulm,1,a,1\n', "bad, line 3 has a quote that is not")
+    refused(f'{header}\n{good}yes,1,2,"U\nlm",1,a,1\n{good}', "bad, line 3 has a quote that is not closed")
+    refused(f"{header}\n{good}yes,1,2,U\rlm,1,a,1\n", "bad, line 3 has a carriage return")
+    refused(f"{header}\n{good}".replace("\n", "\r"), "bad, line 1 has a carriage return")
+    plain = {"plain": {"column": "income", "transform": "identity"}}
+    large = r"bad, line 3: plain is 1e\+39, more than float32 holds"
+    refused(f"{header}\n{good}yes,1,1e39,Ulm,1,a,1\n", large, dense=plain)
     refused(gzip.compress(header.encode() * 99)[:-9], "bad is a truncated gzip file")
     refused("no Parquet", "bad is no readable Parquet file", source={"format": "parquet"})
 
@@ -441,6 +450,28 @@ def test_wrong_types_of_parquet_are_named(tmp_path: Path) -> None:
     refused("column 'city' holds large_string; a separator is for text", bag={"tags": {"column": "city"}})
     refused("column 'genres' holds list<.*>; a separator is for text", bag={"genres": {"separator": "|"}})
     refused("a, row [0-9]+: city is '.*', which is no finite number", dense={"x": {"column": "city"}})
+
+
+def test_a_part_of_a_parquet_table_may_hold_nothing(tmp_path: Path) -> None:
+    """Writers give a column without any value the type null; large integers are no reason to refuse one."""
+    nanoseconds = 1_700_000_000_000_000_001
+    columns = {"y": [0, 1], "time": [nanoseconds, None], "city": ["a", "b"]}
+    pq.write_table(pa.table(columns), tmp_path / "0.parquet")
+    pq.write_table(pa.table(columns | {"time": [None, None], "city": [None, None]}), tmp_path / "1.parquet")
+    of = {
+        "source": {"format": "parquet"},
+        "label": {"column": "y"},
+        "dense": {"time": {"transform": "identity", "missing": -1}},
+        "categorical": {"city": {}},
+    }
+    prepare(TableSchema.parse(of), {"train": [str(tmp_path / "*.parquet")]}, tmp_path / "out", workers=1)
+    train = read(tmp_path / "out", "train")
+    assert train["time"] == [pytest.approx(nanoseconds), -1, -1, -1]
+    assert train["city"] == [1, 2, 0, 0]
+    twice = pa.Table.from_arrays([pa.array([0.0, 1.0])] * 4, names=["y", "time", "city", "time"])
+    pq.write_table(twice, tmp_path / "twice")
+    with pytest.raises(UserError, match="twice has the column 'time' twice"):
+        prepare(TableSchema.parse(of), {"train": [str(tmp_path / "twice")]}, tmp_path / "none", workers=1)
 
 
 def test_impossible_requests_are_refused(tmp_path: Path) -> None:
@@ -472,7 +503,7 @@ def test_the_command_sums_up_and_warns(tmp_path: Path) -> None:
         "age is missing in every training row",
         "city is missing in every training row",
         "the label label is 0 in every training row",
-        "table city has one row only, that of unknown ids; lower its min_count",
+        "table city has one row only, that of unknown ids: no value comes as often as its min_count",
     ]
     assert ran.stderr.count("warning: ") == 4
 

@@ -117,6 +117,8 @@ class Encoded:
 
     shard: Shard
     clicks: int
+    positive_I: NDArray[np.bool_]
+    """Whether an integer is above 0 in any row."""
 
 
 @dataclass(frozen=True)
@@ -176,12 +178,13 @@ def _table(label_N: NDArray[np.float32], dense_IN: NDArray[np.float32], ids: lis
 
 
 def _write(folder: Path, shard: str, tables: Iterable[pa.Table]) -> Encoded:
-    clicks = 0
+    clicks, positive_I = 0, np.zeros(len(DENSE), np.bool_)
     with ShardWriter(folder, shard, SCHEMA) as writer:
         for table in tables:
             writer.write(table)
             clicks += int(table["label"].to_numpy().sum())
-        return Encoded(writer.close(), clicks)
+            positive_I |= [table[name].to_numpy().any() for name in DENSE]
+        return Encoded(writer.close(), clicks, positive_I)
 
 
 def vocabulary_path(folder: Path, table: str) -> Path:
@@ -229,18 +232,19 @@ def prepare(
         if transform.min_count is not None and fitted_from is None:
             spooled = _spool(pieces.pop("train"), folder, pool)
             transform = _fit([segment for of_piece in spooled for segment in of_piece], transform, folder, pool)
-        splits = _encode(pieces, spooled, transform, folder, pool)
+        encoded = _encode(pieces, spooled, transform, folder, pool)
         if spooled:
             shutil.rmtree(folder / "spool")
         tables = {name: Table(rows=_table_rows(folder, name, transform)) for name in CATEGORICAL}
         manifest = Manifest(
             columns=COLUMNS,
             tables=tables,
-            splits={name: splits[name] for name in patterns if name in splits},
+            splits={name: _split(encoded[name]) for name in patterns if name in encoded},
             transform=transform.model_dump(exclude_none=True),
         )
         manifest.save(folder)
-    return Prepared(manifest, time.perf_counter() - began, manifest.oddities())
+    warnings = (*manifest.oddities(), *_void(encoded.get("train", [])))
+    return Prepared(manifest, time.perf_counter() - began, warnings)
 
 
 def _transform(min_count: int | None, buckets: int | None, fitted_from: Path | None, has_train: bool) -> Transform:
@@ -289,7 +293,7 @@ def _fit(segments: list[Spooled], transform: Transform, folder: Path, pool: Work
 
 def _encode(
     pieces: dict[str, list[Piece]], spooled: list[list[Spooled]], transform: Transform, folder: Path, pool: Workers
-) -> dict[str, Split]:
+) -> dict[str, list[Encoded]]:
     tasks: dict[str, list[EncodeSpooled | EncodeLines]] = {
         split: [EncodeLines(piece, folder, f"{split}/{index:05}", transform.buckets) for index, piece in enumerate(of)]
         for split, of in pieces.items()
@@ -302,13 +306,24 @@ def _encode(
         ]
     total = sum(map(_bytes, pieces.values())) + sum(of.path.stat().st_size for of_piece in spooled for of in of_piece)
     done = iter(pool.run([task for of_split in tasks.values() for task in of_split], "write shards", total))
-    splits = {}
-    for split, of_split in tasks.items():
-        encoded = [shard for _ in of_split for shard in next(done)]
-        shards = tuple(of.shard for of in encoded)
-        rows, clicks = sum(shard.rows for shard in shards), sum(of.clicks for of in encoded)
-        splits[split] = Split(rows=rows, positives=clicks, shards=shards)
-    return splits
+    return {split: [shard for _ in of_split for shard in next(done)] for split, of_split in tasks.items()}
+
+
+def _split(encoded: list[Encoded]) -> Split:
+    shards = tuple(of.shard for of in encoded)
+    return Split(rows=sum(shard.rows for shard in shards), positives=sum(of.clicks for of in encoded), shards=shards)
+
+
+def _void(encoded: list[Encoded]) -> list[str]:
+    """A warning for every integer that says nothing."""
+    if not encoded:
+        return []
+    positive_I = np.any([of.positive_I for of in encoded], axis=0)
+    return [
+        f"{name} is missing or not above 0 in every training row"
+        for name, positive in zip(DENSE, positive_I, strict=True)
+        if not positive
+    ]
 
 
 def _table_rows(folder: Path, table: str, transform: Transform) -> int:

@@ -113,6 +113,13 @@ class Form:
             return []
         return list(zip(self.low_F.tolist(), self.high_F.tolist(), strict=True))
 
+    @property
+    def no_fields(self) -> str:
+        """Why places are no categorical columns, where they are not."""
+        if not self.only_ones:
+            return "there are values other than 1"
+        return "rows differ in their number of entries" if self.low_F is None else "the columns share indices"
+
 
 @dataclass(frozen=True)
 class Scanned:
@@ -266,6 +273,10 @@ def _fit(
         checksums[name] = checksum(path)
     lowest, highest = min(of.lowest for of in train), max(of.highest for of in train)
     warnings = [f"the label is {lowest:g} in every training row"] if lowest == highest else []
+    if not ranges:
+        warnings.append(
+            f"{form.no_fields}: all entries of a row are one weighted bag, and pairs of them do not interact"
+        )
     return transform.model_copy(update={"vocabulary": checksums}), warnings
 
 

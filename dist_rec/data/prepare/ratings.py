@@ -130,6 +130,8 @@ def prepare(
         _check_times(ratings, splitter, test_N, warnings.append)
         kept_N, left_out = choose(ratings, test_N, options.min_rating, options.min_interactions, warnings.append)
         ratings, test_N = ratings.where(kept_N), test_N[kept_N]
+        if test_files and not test_N.any():
+            raise UserError("no rating of --test is left: lower --min-rating or --min-interactions")
         parts = splitter.parts(ratings, test_N) if isinstance(splitter, LeaveOneOut) else splitter.parts(ratings)
         encoded = Encoded.of(ratings, parts, options.implicit)
         check_filled(splitter, parts)

@@ -27,6 +27,8 @@ TYPES = {
     "time": pa.int64(),
 }
 NUMBER = rb"\s*[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?\s*"
+NO_NUMBER = rb"(?i)[^a-z]*|n/?an?|null|none|[-+]?inf(inity)?"
+"""A rating that is missing or has a comma: such a line is no header."""
 INTEGER = rb"\s*[-+]?[0-9]+\s*"
 UNIT = b"\x1f"
 """Stands for a separator of several bytes, which Arrow cannot read."""
@@ -89,7 +91,8 @@ class Form:
         for candidate in [separator] if separator else SEPARATORS:
             fields = first.split(candidate.encode())
             if len(fields) in (3, 4):
-                return cls(path, candidate, len(fields), not any(re.fullmatch(NUMBER, text) for text in fields[2:]))
+                numeric = any(re.fullmatch(NUMBER, text) for text in fields[2:])
+                return cls(path, candidate, len(fields), not numeric and not re.fullmatch(NO_NUMBER, fields[2].strip()))
         tried = f"--separator {separator!r}" if separator else "tab, comma, '::', ';' or space"
         raise UserError(f"{path}, line 1: not `user item rating [timestamp]` by {tried}; choose another --separator")
 

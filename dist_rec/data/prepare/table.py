@@ -59,7 +59,10 @@ def prepare(
         splits = _encode(files, transform, held_out, folder, pool)
         tables = {table: Table(rows=rows) for table, rows in table_rows(features, folder).items()}
         empty = [table for table, of in tables.items() if of.rows == 1]
-        warnings += [f"table {table} has one row only, that of unknown ids; lower its min_count" for table in empty]
+        warnings += [
+            f"table {table} has one row only, that of unknown ids: no value comes as often as its min_count"
+            for table in empty
+        ]
         manifest = Manifest(
             columns=features.columns,
             tables=tables,

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import xxhash
 from numpy.typing import NDArray
 
+from dist_rec.core.errors import UserError
 from dist_rec.data.prepare.prepared import Encoded
 from dist_rec.data.prepare.table_fit import HeldOut, Transform, vocabulary_file
 from dist_rec.data.prepare.table_schema import Categorical, Cross, Dense, IdColumn, TableSchema, Valid, table_of
@@ -100,7 +101,16 @@ def transformed(number_N: NDArray[np.float64], dense: Dense, parameters: tuple[f
         number_N = (number_N - mean) / deviation
     elif dense.transform == "log1p":
         number_N = np.log1p(np.maximum(number_N, 0))
-    return np.where(missing_N, dense.missing, number_N).astype(np.float32)
+    return np.where(missing_N, dense.missing, number_N)
+
+
+def _float32(chunk: Chunk, name: str, number_N: NDArray[np.float64]) -> NDArray[np.float32]:
+    with np.errstate(over="ignore"):
+        float_N = number_N.astype(np.float32)
+    if not np.isfinite(float_N).all():
+        row = int(np.argmin(np.isfinite(float_N)))
+        raise UserError(f"{chunk.where(row)}: {name} is {number_N[row]:g}, more than float32 holds")
+    return float_N
 
 
 class Encoder:
@@ -112,10 +122,11 @@ class Encoder:
 
     def table(self, chunk: Chunk) -> pa.Table:
         """The rows of a chunk."""
-        columns: list[pa.Array] = [pa.array(labels_of(chunk, self._schema.label).astype(np.float32))]
+        label = self._schema.label
+        columns: list[pa.Array] = [pa.array(_float32(chunk, label.column, labels_of(chunk, label)))]
         for name, dense in self._schema.dense.items():
             number_N = chunk.numbers(dense.column or name)
-            columns.append(pa.array(transformed(number_N, dense, self._numbers.get(name, ()))))
+            columns.append(pa.array(_float32(chunk, name, transformed(number_N, dense, self._numbers.get(name, ())))))
         for name, _, feature in self._schema.ids:
             text, length_N = tokens_of(chunk, self._schema, name, feature)
             ids = pa.array(self._lookups[name](text))

@@ -23,6 +23,7 @@ from dist_rec.data.prepare.table_schema import Source
 from dist_rec.data.workers import Report
 
 PARQUET_ROWS = 1 << 15
+ODD_QUOTES = rb'(?m)^[^"\n]*"([^"\n]*"[^"\n]*")*[^"\n]*$'
 
 
 def _is_number(of: pa.DataType) -> bool:
@@ -74,7 +75,7 @@ class Chunk:
         elif not _is_number(values.type):
             raise UserError(f"{self.path}: column {column!r} holds {values.type}, not numbers")
         try:
-            number_N = values.cast(pa.float64()).fill_null(np.nan).to_numpy(zero_copy_only=False)
+            number_N = values.cast(pa.float64(), safe=False).fill_null(np.nan).to_numpy(zero_copy_only=False)
         except pa.ArrowInvalid:
             raise self._no_number(column, values, next(filter(_is_no_number, values.unique()))) from None
         if np.isinf(number_N).any():
@@ -121,6 +122,8 @@ class Chunk:
 
     def _plain(self, column: str) -> pa.Array:
         values = self.columns[column]
+        if pa.types.is_null(values.type):
+            return values.cast(pa.string())
         return values.dictionary_decode() if pa.types.is_dictionary(values.type) else values
 
     def _text(self, values: pa.Array, column: str) -> pa.StringArray:
@@ -169,6 +172,8 @@ def _require(path: str, columns: Mapping[str, str], present: Collection[str]) ->
     for column, section in columns.items():
         if column not in present:
             raise UserError(f"{path} has no column {column!r}, which [{section}] reads; it has {', '.join(present)}")
+        if [*present].count(column) > 1:
+            raise UserError(f"{path} has the column {column!r} twice")
 
 
 def _read_parquet(path: str, source: Source, columns: Mapping[str, str]) -> Iterator[tuple[Chunk, int]]:
@@ -211,6 +216,8 @@ class _Block:
 
     def __init__(self, path: str, data: bytes, lines_before: int, source: Source) -> None:
         self._path, self._data, self._lines_before, self._source = path, data, lines_before, source
+        if data.count(b"\r") != data.count(b"\r\n"):
+            raise self._wrong(rb"\r(?!\n)", "has a carriage return, but lines end with \\n or \\r\\n; convert the file")
         self._skip = max(source.skip_lines - lines_before, 0)
         self._headers = 0
         self.lines = self._rows_of(data)
@@ -242,7 +249,11 @@ class _Block:
         """Some of the columns, as text."""
         types = {name: pa.string() for name in columns}
         options = csv.ConvertOptions(column_types=types, include_columns=columns, strings_can_be_null=False)
-        return self._read(self.lines, csv.ReadOptions(column_names=names), options)
+        table = self._read(self.lines, csv.ReadOptions(column_names=names), options)
+        # Arrow takes line breaks after a quote for a part of the value.
+        if table.num_rows < self.lines.count(b"\n") and table.num_rows < len(re.findall(rb"(?m)^[^\r\n]", self.lines)):
+            raise self._wrong(ODD_QUOTES, "has a quote that is not closed in the line")
+        return table
 
     def _read(self, lines: bytes, read: csv.ReadOptions, convert: csv.ConvertOptions) -> pa.Table:
         wrong: list[csv.InvalidRow] = []
@@ -259,12 +270,20 @@ class _Block:
             raise self._unreadable(error) from None
         if wrong:
             row = wrong[0]
+            if "\n" in row.text:
+                raise self._wrong(ODD_QUOTES, "has a quote that is not closed in the line")
             number = self._data.split(b"\n").index(row.text.splitlines()[0].encode()) + self._lines_before + 1
             expected, found = row.expected_columns, row.actual_columns
             raise UserError(
                 f"{self._path}, line {number} has {found} fields between {self._source.separator!r}, not {expected}"
             )
         return table
+
+    def _wrong(self, pattern: bytes, what: str) -> UserError:
+        """Names the first line in which a pattern is found."""
+        found = re.search(pattern, self._data)
+        line = self._lines_before + self._data.count(b"\n", 0, found.start() if found else 0) + 1
+        return UserError(f"{self._path}, line {line} {what}")
 
     def _unreadable(self, error: pa.ArrowInvalid) -> UserError:
         first = last = self._lines_before
