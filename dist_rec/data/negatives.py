@@ -35,6 +35,7 @@ class Negatives:
         seed: of all draws.
         by: every item alike, or in proportion to a power of how many users have seen it.
         alpha: that power: 1 for the popularity itself; Mikolov et al. 2013 take 0.75 for words.
+        popularity_I: how many users have seen each item; None: by `seen_S`.
         name: of a user's row, for messages.
     """
 
@@ -47,6 +48,7 @@ class Negatives:
         by: Literal["uniform", "popularity"] = "uniform",
         alpha: float = 1.0,
         name: Callable[[int], str] = str,
+        popularity_I: Ints | None = None,
     ) -> None:
         self._items, self._seed, self._name = items, seed, name
         # A lookup needs something to find; no pair is -1.
@@ -56,7 +58,8 @@ class Negatives:
         self._cumulative_I: NDArray[np.float64] | None = None
         if by == "popularity":
             # An item that nobody has seen can be drawn like the rarest: there must be one for every user.
-            self._log_weight_I = alpha * np.log(np.maximum(np.bincount(seen_S % items, minlength=items), 1))
+            count_I = np.bincount(seen_S % items, minlength=items) if popularity_I is None else popularity_I
+            self._log_weight_I = alpha * np.log(np.maximum(count_I, 1))
             self._cumulative_I = _cumulative(self._log_weight_I[1:])
 
     @classmethod

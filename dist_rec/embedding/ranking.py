@@ -67,8 +67,8 @@ def best_of(k: int, *parts: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
 def ranks(scores: CatalogScores, targets: JaggedTensor, exclude: JaggedTensor | None = None) -> Tensor:
     """How many rows come before each target: those with a higher score and half of the others with the same, [V].
 
-    Half of the ties is their mean over all orders, so a model that scores all rows alike gains nothing. A target whose
-    score is not a number comes last. Called by all processes.
+    Half of the ties is their mean over all orders, so a model that scores all rows alike gains nothing. It is NaN for a
+    target whose score is. Called by all processes.
 
     Args:
         scores: of B queries.
@@ -95,9 +95,10 @@ def ranks(scores: CatalogScores, targets: JaggedTensor, exclude: JaggedTensor | 
 
 
 def count_before(s_VC: Tensor, target_V: Tensor) -> Tensor:
-    """Rows that come before a target: higher ones and half of the equal ones, [V]; all before one that is NaN."""
+    """Rows that come before a target, [V]: higher ones, half of the equal ones, those that are NaN; NaN before NaN."""
     not_below_V = s_VC.shape[1] - (s_VC < target_V.unsqueeze(1)).sum(1)
-    return not_below_V.double() - (s_VC == target_V.unsqueeze(1)).sum(1) / 2
+    before_V = not_below_V.double() - (s_VC == target_V.unsqueeze(1)).sum(1) / 2
+    return before_V.masked_fill(target_V.isnan(), torch.nan)
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,8 @@ class RankingMetrics:
         """Adds queries.
 
         Args:
-            ranks_V: number of candidates that come before each target, 0 for the best; halves for ties.
+            ranks_V: number of candidates that come before each target, 0 for the best; halves for ties; NaN if its
+                score is.
             targets_B: number of targets of each query; without any it does not count.
             candidates_B: number of candidates of each query, targets among them.
         """
@@ -53,7 +54,7 @@ class RankingMetrics:
                 1 where there is no other.
 
         Raises:
-            UserError: without queries that have targets.
+            UserError: without queries that have targets, or if a target's score was NaN.
         """
         sums = self._sums.clone()
         if dist.is_initialized():
@@ -61,6 +62,8 @@ class RankingMetrics:
         rows, *values = sums.tolist()
         if not rows:
             raise UserError("no row of the split has a target to rank")
+        if sums.isnan().any():
+            raise UserError("there are targets whose score is NaN; the model has diverged")
         return dict(zip(self._names, [rows, *(value / rows for value in values)], strict=True))
 
     def _of_queries(self, ranks_V: Tensor, lengths_B: Tensor, candidates_B: Tensor) -> list[Tensor]:

@@ -20,7 +20,7 @@ from dist_rec.embedding.layer import EmbeddingLayer
 from dist_rec.embedding.row_optimizer import RowOptimizer
 from dist_rec.embedding.sharding import Cluster, optimizer_class, shard, table_name
 from dist_rec.embedding.tables import EmbeddingTable, embedding_tables
-from dist_rec.tasks.task import CatalogTask, PairTask
+from dist_rec.tasks.task import CatalogTask, PairTask, Task
 from dist_rec.train.config import OptimizerConfig, RunConfig
 from dist_rec.train.recommender import CatalogObjective, CatalogRecommender, Encoder, Objective, Recommender
 
@@ -59,6 +59,7 @@ def features_of(config: RunConfig, manifest: Manifest, training: bool) -> tuple[
 def build_model(config: RunConfig, manifest: Manifest, process: Process) -> DistributedModelParallel:
     """Builds and shards the model; its initial parameters depend on the config and the data's tables alone."""
     parts, task = parts_of(config, manifest), config.build_task()
+    _check_columns(task, manifest)
     torch.manual_seed(config.seed)
     head = parts.head_class(parts.head_config, manifest).to(process.device)
     embeddings = EmbeddingLayer(parts.lookups, parts.tables)
@@ -79,6 +80,18 @@ def build_model(config: RunConfig, manifest: Manifest, process: Process) -> Dist
         model = CatalogRecommender(embeddings, encoder, catalog, objective)
     cluster = Cluster(process.world, process.local_world, process.device)
     return shard(model, model.embeddings, parts.tables, cluster, config.seed)
+
+
+def _check_columns(task: Task, manifest: Manifest) -> None:
+    """What the evaluation needs is missed before an epoch of training, not after."""
+    training = manifest.splits.keys() <= {"train"}
+    known = {column.name for column in manifest.columns}
+    for name in task.columns(training):
+        if name not in known:
+            raise UserError(
+                f"the task reads the column {name!r}, and the data has {', '.join(sorted(known))}; "
+                "see `dist-rec prepare ratings --help` for what makes it"
+            )
 
 
 def count_parameters(config: RunConfig, manifest: Manifest) -> dict[str, int]:

@@ -116,10 +116,10 @@ def test_ranks_and_best_rows_agree(seed: int, rows: int, data: st.DataObject) ->
         assert (ids_BK[query, len(found) :] == -1).all()
 
 
-def test_a_score_that_is_no_number_comes_last() -> None:
-    s_BR = torch.tensor([[0.0, 1.0, torch.nan]])
-    before = count_before(s_BR, torch.tensor([torch.nan]))
-    assert before.item() == 3
+def test_scores_that_are_no_number() -> None:
+    s_BR = torch.tensor([[0.0, 1.0, torch.nan], [0.0, 1.0, torch.nan]])
+    before_V = count_before(s_BR, torch.tensor([torch.nan, 0.5]))
+    assert before_V[0].isnan() and before_V[1] == 2
 
 
 def test_an_untrained_model_gains_nothing_by_ties() -> None:

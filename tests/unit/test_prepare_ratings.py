@@ -446,6 +446,32 @@ def test_a_header_counts_as_a_line(tmp_path: Path) -> None:
         prepare([str(path)], tmp_path / "out", Random(), Options())
 
 
+def test_candidates_of_users_that_training_never_saw_are_their_own(tmp_path: Path) -> None:
+    items = [f"i{number}" for number in range(6)]
+    known = [Rating(f"u{user}", item, 1, 0) for user in range(3) for item in items]
+    new = [Rating(f"n{user}", item, 1, 1) for user in range(9) for item in items[user % 3 : user % 3 + 1]]
+    files = [write(tmp_path / "train", known), write(tmp_path / "new", new)]
+    splitter = LeaveOneOut(draw=5, validation=False)
+    prepared = prepare(files[:1], tmp_path / "out", splitter, Options(), test_patterns=files[1:])
+    assert "9 test users were never seen in training, first user n0: row 0 of the table" in prepared.warnings
+    for row in read(tmp_path / "out", "test"):
+        assert sorted([row["item"], *row["candidates"]]) == [1, 2, 3, 4, 5, 6]
+
+
+def test_popularity_is_that_of_training(tmp_path: Path) -> None:
+    """An item that is hardly ever rated but in the test is hardly ever drawn."""
+    train = [Rating(f"u{user}", f"i{user % 5}", 1, 0) for user in range(1000)]
+    late = [Rating(f"u{user}", "late", 1, 1) for user in range(999)]
+    train.append(Rating("u999", "late", 1, 0))
+    files = [write(tmp_path / "train", train), write(tmp_path / "test", [*late[:500], Rating("u999", "i0", 1, 1)])]
+    splitter = LeaveOneOut(draw=1, by="popularity", validation=False)
+    prepare(files[:1], tmp_path / "out", splitter, Options(), test_patterns=files[1:])
+    (last,) = [row for row in read(tmp_path / "out", "test") if row["item"] != 6]
+    assert last["candidates"] != [6]
+    encoded = [row["candidates"][0] for row in read(tmp_path / "out", "test")]
+    assert 6 not in encoded
+
+
 @pytest.mark.parametrize("rating", ["NA", "nan", "", "4,5", "-inf"])
 def test_a_bad_first_line_is_no_header(tmp_path: Path, rating: str) -> None:
     path = tmp_path / "bad"

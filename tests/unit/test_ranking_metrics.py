@@ -66,6 +66,14 @@ def test_by_their_definitions_however_batches_are_cut(batch: list[Query], cut: i
     assert found == pytest.approx({name: sum(row[name] for row in expected) / len(expected) for name in expected[0]})
 
 
+def test_a_diverged_model_is_refused() -> None:
+    metrics = RankingMetrics("cpu", CUTOFFS)
+    add(metrics, [([0], 5)])
+    metrics.update(torch.tensor([math.nan]), torch.tensor([1]), torch.tensor([5]))
+    with pytest.raises(UserError, match="score is NaN; the model has diverged"):
+        metrics.compute()
+
+
 def test_no_targets_are_refused() -> None:
     metrics = RankingMetrics("cpu", CUTOFFS)
     add(metrics, [([], 5)])

@@ -257,6 +257,10 @@ def _warn(encoded: Encoded, splitter: Splitter, options: Options, warn: Callable
     owner_N = ratings.item_N if by_items else ratings.user_N
     for part in (VALID, TEST):
         target_N = parts.targets(part)
+        new_N = target_N & (encoded.user_N == 0)
+        if options.layout == "interactions" and (users := np.unique(ratings.user_N[new_N]).size):
+            first = f"first user {ratings.first_user(new_N)}"
+            warn(f"{users} {SPLITS[part]} users were never seen in training, {first}: row 0 of the table")
         unknown_N = target_N & (encoded.item_N == 0)
         if unknown := int(unknown_N.sum()):
             first = f"first item {ratings.first_item(unknown_N)}"

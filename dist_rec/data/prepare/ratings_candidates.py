@@ -31,17 +31,32 @@ def find_candidates(encoded: Encoded, splitter: LeaveOneOut, warn: Callable[[str
     if splitter.negatives:
         code_RK = _read_candidates(splitter.negatives, encoded.ratings, encoded.parts.targets(TEST))
         found[TEST], num = _given(code_RK, encoded, warn), code_RK.shape[1]
-    every_pair_S = encoded.pairs(np.ones(len(encoded.ratings), np.bool_))
-    negatives = Negatives(
-        every_pair_S, encoded.users, encoded.items, splitter.seed, splitter.by, name=encoded.user_named
-    )
+    negatives, user_N = _negatives(encoded, splitter)
     for part, of_part in ((TRAIN, 0), (VALID, num), (TEST, num)):
         if part not in found:
             target_N = encoded.parts.targets(part)
-            user_R, item_R = encoded.user_N[target_N], encoded.item_N[target_N]
-            drawn_RK = negatives.draw(part, user_R, item_R, of_part, distinct=True)
+            drawn_RK = negatives.draw(part, user_N[target_N], encoded.item_N[target_N], of_part, distinct=True)
             found[part] = lists(drawn_RK.reshape(-1), np.full(len(drawn_RK), of_part))
     return found
+
+
+def _negatives(encoded: Encoded, splitter: LeaveOneOut) -> tuple[Negatives, NDArray[np.int64]]:
+    """What draws items that a user has in no part, and the number by which it knows each rating's user.
+
+    That is the row of the table, and for users that training never saw, who share row 0, one of their own beyond.
+    """
+    ratings, items = encoded.ratings, encoded.items
+    user_N = np.where(encoded.user_N > 0, encoded.user_N.astype(np.int64), encoded.users + ratings.user_N)
+    known_N = encoded.item_N > 0
+    return Negatives(
+        np.sort(user_N[known_N] * items + encoded.item_N[known_N]),
+        encoded.users + len(ratings.users),
+        items,
+        splitter.seed,
+        splitter.by,
+        name=lambda user: ratings.users[int(ratings.user_N[np.argmax(user_N == user)])].as_py(),
+        popularity_I=np.bincount(encoded.item_N[encoded.parts.targets(TRAIN)], minlength=items),
+    ), user_N
 
 
 def _given(code_RK: NDArray[np.int32], encoded: Encoded, warn: Callable[[str], None]) -> pa.ListArray:

@@ -65,10 +65,6 @@ class Encoded:
         """Rows of the item table."""
         return int(self.item_K.max()) + 1
 
-    def user_named(self, row: int) -> str:
-        """The id in the files of a row's user, the first one of row 0."""
-        return self.ratings.users[int(np.argmax(self.user_K == row))].as_py()
-
     def pairs(self, among_N: Mask) -> NDArray[np.int64]:
         """The sorted pairs `user * items + item` of some ratings, without unknown items, int64 [S]."""
         known_N = among_N & (self.item_N > 0)
