@@ -30,8 +30,9 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON 
     Exit code 1 if something is wrong.
     """
     findings = [_python(), *_versions()]
-    if all(finding.good for finding in findings):
-        findings += [_cuda(), _imports(), _self_test()]
+    for check in (_imports, _cuda, _self_test):  # Each needs what comes before it.
+        if all(finding.good for finding in findings):
+            findings.append(check())
     good = all(finding.good for finding in findings)
     for finding in findings:
         fix = f"\n     fix: {finding.fix}" if finding.fix else ""

@@ -29,7 +29,8 @@ def main() -> None:
     if not os.environ.get("DIST_REC_VERBOSE"):
         # A restart is told of, an end is told by its note.
         level = logging.ERROR if arguments.max_restarts else logging.CRITICAL
-        logging.getLogger("torch.distributed.elastic").setLevel(level)
+        for name in ("torch.distributed.elastic", "torch.distributed.elastic.agent.server.api"):
+            logging.getLogger(name).setLevel(level)
     with tempfile.TemporaryDirectory(prefix="dist_rec_") as folder:
         os.environ[NOTES] = folder
         arguments.log_dir = arguments.log_dir or folder

@@ -60,6 +60,10 @@ def _run() -> int:
         return complain(str(stopped), RESUMABLE)
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
+    except OSError as error:
+        if error.filename is None:
+            return complain(traceback.format_exc().rstrip(), 1)
+        return complain(f"error: {error.filename}: {error.strerror}", 2)
     except Exception:
         return complain(traceback.format_exc().rstrip(), 1)
     return complain("interrupted", code) if code == INTERRUPTED else code

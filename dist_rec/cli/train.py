@@ -69,7 +69,7 @@ def _train(
         trainer = Trainer(settings, process, folder)
         if resume:
             trainer.resume(allow_changes)
-        with _run_folder(folder, settings) if process.first else nullcontext():
+        with _run_folder(folder, settings, resume) if process.first else nullcontext():
             if process.first:
                 console.print(plan_table(trainer.model, process.world))
             result = trainer.fit()
@@ -91,17 +91,17 @@ def _choose_folder(name: str, run: Path | None, resume: bool) -> Path:
 
 
 @contextmanager
-def _run_folder(folder: Path, settings: Any) -> Iterator[None]:
+def _run_folder(folder: Path, settings: Any, resume: bool) -> Iterator[None]:
     """Makes the folder of a run; a run that fails before it has saved leaves none.
 
     Raises:
-        UserError: if the folder cannot be made.
+        UserError: if the folder cannot be made, or another run has just made it.
     """
     from dist_rec.train.checkpoint import remove_partial
 
     new = not folder.exists()
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=resume)
         (folder / "config.toml").write_text(_toml(settings))
     except OSError as error:
         raise UserError(f"the folder of the run, {folder}, cannot be written: {error.strerror}") from None

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import xxhash
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from dist_rec.core.config import Config
 from dist_rec.core.errors import UserError
@@ -33,7 +33,7 @@ class Column(Config):
 class Table(Config):
     """A space of ids shared by one or more columns; row 0 is the unknown id."""
 
-    rows: int
+    rows: int = Field(ge=1)
 
 
 class Block(Config):

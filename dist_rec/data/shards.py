@@ -155,6 +155,22 @@ class Dataset:
             listed += [(shard, index, count) for index, count in enumerate(rows)]
         return listed
 
+    def check_files(self) -> None:
+        """Looks for every shard of every split, without reading one.
+
+        Raises:
+            CorruptBlock: naming the first that is missing or too short.
+        """
+        shards = [shard for split in self.manifest.splits.values() for shard in split.shards]
+        infos = self._fs.get_file_info([f"{self._root}/{shard.path}" for shard in shards])
+        for shard, info in zip(shards, infos, strict=True):
+            if not info.is_file:
+                raise CorruptBlock(f"{self.path}/{shard.path}: the file is missing; prepare the data again")
+            if shard.blocks and info.size < (needed := shard.blocks[-1].offset + shard.blocks[-1].bytes):
+                raise CorruptBlock(
+                    f"{self.path}/{shard.path}: {needed - info.size} bytes are missing; prepare the data again"
+                )
+
     def read_block(self, shard: Shard, index: int) -> pa.RecordBatch:
         """Reads and checks one block.
 
@@ -173,7 +189,10 @@ class Dataset:
             raise CorruptBlock(f"{where}: {block.bytes - len(data)} of {block.bytes} bytes are missing")
         if xxhash.xxh3_64_hexdigest(data) != block.checksum:
             raise CorruptBlock(f"{where}: the bytes do not match their checksum; prepare the data again")
-        return pa.ipc.read_record_batch(pa.py_buffer(data), self.schema)
+        batch = pa.ipc.read_record_batch(pa.py_buffer(data), self.schema)
+        if batch.num_rows != block.rows:
+            raise CorruptBlock(f"{where} has {batch.num_rows} rows, and the manifest says {block.rows}")
+        return batch
 
     def _read_parquet(self, shard: Shard, index: int) -> pa.RecordBatch:
         file = pq.ParquetFile(self._open(shard.path), page_checksum_verification=True)

@@ -117,6 +117,20 @@ def test_an_id_outside_of_its_table(tmp_path: Path, refused: Refused) -> None:
     assert f"{data}/train/0.arrows, row " in said and "'user'" in said and f"{tables['user'].rows} rows" in said
 
 
+def test_a_shard_that_is_missing_is_told_before_the_training(tmp_path: Path, refused: Refused) -> None:
+    data = write_small_data(tmp_path)
+    (shard,) = (data / "valid").iterdir()
+    shard.unlink()
+    said = refused(*DIST_REC, "train", CONFIG, f"data.path={data}", *SMALL, "--run-dir", tmp_path / "run")
+    assert f"{shard}: the file is missing" in said
+
+
+def test_what_the_system_refuses(tmp_path: Path, refused: Refused, criteo: Criteo) -> None:
+    out = tmp_path / ("long" * 99)
+    said = refused(*DIST_REC, "prepare", "criteo", "--train", criteo.part(0), "--out", out)
+    assert said.endswith(f"{out}: File name too long")
+
+
 def test_data_fitted_anew_is_refused_by_a_run(
     tmp_path: Path, refused: Refused, criteo: Criteo, trained: tuple[Path, Ended]
 ) -> None:

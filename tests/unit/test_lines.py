@@ -90,6 +90,8 @@ def test_files_by_pattern(tmp_path: Path) -> None:
         find_files([f"{tmp_path}/none*"], "--test")
     with pytest.raises(UserError, match="twice"):
         find_files([f"{tmp_path}/a*", f"{tmp_path}/a.gz"], "--test")
+    with pytest.raises(UserError, match="twice"):
+        find_files([f"{tmp_path}/a.gz", f"{tmp_path}/../{tmp_path.name}/a.gz"], "--test")
     with pytest.raises(UserError, match="is a folder"):
         find_files([str(tmp_path)], "--test")
 

@@ -240,6 +240,32 @@ def test_damage_is_found_and_named(tmp_path: Path, damage: str) -> None:
         load(tmp_path, 0, 1, 50, 0, 5)
 
 
+def test_missing_files_are_found_without_reading(tmp_path: Path) -> None:
+    data = Dataset(make(tmp_path))
+    data.check_files()
+    path = tmp_path / "train/2.arrows"
+    content = path.read_bytes()
+    path.write_bytes(content[:100])
+    with pytest.raises(CorruptBlock, match=r"train/2.arrows: \d+ bytes are missing; prepare the data again"):
+        data.check_files()
+    path.unlink()
+    with pytest.raises(CorruptBlock, match=r"train/2.arrows: the file is missing"):
+        data.check_files()
+
+
+def test_a_manifest_that_counts_other_rows_is_found(tmp_path: Path) -> None:
+    make(tmp_path)
+    text = (tmp_path / "manifest.json").read_text()
+    manifest = Manifest.from_json(text, "")
+    first, *others = manifest.splits["train"].shards
+    block = first.blocks[0].model_copy(update={"rows": first.blocks[0].rows - 1})
+    shards = (first.model_copy(update={"blocks": (block, *first.blocks[1:])}), *others)
+    split = manifest.splits["train"].model_copy(update={"shards": shards})
+    manifest.model_copy(update={"splits": {"train": split}}).save(tmp_path)
+    with pytest.raises(CorruptBlock, match=rf"block 0 has {block.rows + 1} rows, and the manifest says {block.rows}"):
+        Dataset(tmp_path).read_block(shards[0], 0)
+
+
 @pytest.mark.parametrize("parquet", [False, True], ids=["ipc", "parquet"])
 def test_damage_can_be_left_out_and_is_counted(tmp_path: Path, parquet: bool) -> None:
     """The other rows come as they would, each once; the missing ones are counted on the process that missed them."""

@@ -56,11 +56,13 @@ def find_files(patterns: Iterable[str], option: str) -> list[str]:
         if not matches:
             raise UserError(f"{option} {pattern!r}: no such file")
         found += matches
-    for index, path in enumerate(found):
+    resolved: set[Path] = set()
+    for path in found:
         if Path(path).is_dir():
             raise UserError(f"{option} {path!r} is a folder; name its files, such as '{path}/*'")
-        if path in found[:index]:
+        if Path(path).resolve() in resolved:
             raise UserError(f"{option} names {path} twice")
+        resolved.add(Path(path).resolve())
     return found
 
 
