@@ -20,7 +20,7 @@ from dist_rec.core.schema import Manifest
 from dist_rec.data.loader import Loader, LoaderConfig
 from dist_rec.data.negatives import seen_pairs
 from dist_rec.data.shards import Dataset
-from dist_rec.embedding.ranking import count_before
+from dist_rec.embedding.ranking import places_among
 from dist_rec.tasks.implicit import CANDIDATES, ITEM, USER, Implicit, check_candidates
 from dist_rec.tasks.ranking_metrics import RankingMetrics
 from dist_rec.tasks.task import Evidence
@@ -103,9 +103,9 @@ def _among_candidates(baseline: Baseline, batch: Batch, seen_UI: csr_array) -> E
     scores_BI = torch.from_numpy(baseline.scores(seen_UI[user_B.numpy()]))
     query_V = torch.arange(len(user_B)).repeat_interleave(lengths_B)
     target_V, score_V = scores_BI[query_V, item_B[query_V]], scores_BI[query_V, candidates.values()]
-    before_B = torch.zeros(len(user_B), dtype=torch.float64)
-    before_B.index_add_(0, query_V, count_before(score_V.unsqueeze(1), target_V))
-    return before_B, torch.ones_like(lengths_B), lengths_B + 1
+    places_B2 = torch.zeros(len(user_B), 2, dtype=torch.float64)
+    places_B2.index_add_(0, query_V, places_among(score_V.unsqueeze(1), target_V))
+    return places_B2, torch.ones_like(lengths_B), lengths_B + 1
 
 
 def _among_all(baseline: Baseline, batch: Batch, items: int) -> Evidence:
@@ -118,17 +118,17 @@ def _among_all(baseline: Baseline, batch: Batch, items: int) -> Evidence:
     target_V = scores_BI[query_V, item_V]
     scores_BI[history_BI.nonzero()] = -torch.inf
     scores_BI[:, 0] = -torch.inf
-    return evidence_of(_ranks(scores_BI, query_V, item_V, target_V), target, history, items, len(lengths_B))
+    return evidence_of(_places(scores_BI, query_V, item_V, target_V), target, history, items, len(lengths_B))
 
 
-def _ranks(scores_BI: Tensor, query_V: Tensor, item_V: Tensor, target_V: Tensor) -> Tensor:
-    """How many items come before each target."""
-    ranks = [torch.empty(0, dtype=torch.float64)]
+def _places(scores_BI: Tensor, query_V: Tensor, item_V: Tensor, target_V: Tensor) -> Tensor:
+    """The places of each target, [V, 2]."""
+    places = [torch.empty(0, 2, dtype=torch.float64)]
     for some_U in torch.arange(len(item_V)).split(len(scores_BI)):
         s_UI = scores_BI[query_V[some_U]]
         s_UI[torch.arange(len(some_U)), item_V[some_U]] = -torch.inf
-        ranks.append(count_before(s_UI, target_V[some_U]))
-    return torch.cat(ranks)
+        places.append(places_among(s_UI, target_V[some_U]))
+    return torch.cat(places)
 
 
 def _matrix(ids: JaggedTensor, items: int) -> csr_array:

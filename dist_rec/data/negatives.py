@@ -162,7 +162,7 @@ def _cumulative(log_weight_I: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def _fractions(word_D: NDArray[np.uint64]) -> NDArray[np.float64]:
     """Words to numbers from 0 to less than 1."""
-    return (word_D >> U64(11)) * 2.0**-53
+    return (word_D >> U64(11)).astype(np.float64) * 2.0**-53
 
 
 def _raw_user(dataset: Dataset, user: int) -> str:

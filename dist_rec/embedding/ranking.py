@@ -1,7 +1,7 @@
 """Exact ranking by the scores of a catalog: the best rows, and the ranks of given ones, from local shards.
 
 Shapes: B queries of this process, G of all processes, W processes, C rows of a chunk, K best rows, V targets,
-X excluded pairs.
+X excluded pairs. A target has two places (suffix 2): the first and the last one over all orders of equal scores.
 """
 
 from dataclasses import dataclass, replace
@@ -65,10 +65,9 @@ def best_of(k: int, *parts: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def ranks(scores: CatalogScores, targets: JaggedTensor, exclude: JaggedTensor | None = None) -> Tensor:
-    """How many rows come before each target: those with a higher score and half of the others with the same, [V].
+    """The places of each target, [V, 2]: how many rows have a higher score, and how many others a score not lower.
 
-    Half of the ties is their mean over all orders, so a model that scores all rows alike gains nothing. It is NaN for a
-    target whose score is. Called by all processes.
+    They are NaN for a target whose score is. Called by all processes.
 
     Args:
         scores: of B queries.
@@ -76,29 +75,31 @@ def ranks(scores: CatalogScores, targets: JaggedTensor, exclude: JaggedTensor | 
         exclude: rows that do not count for each query; a target may be among them, and is ranked among the rest.
 
     Returns:
-        float64, 0 for the best; equal scores are told apart by no more than rounding.
+        float64, 0 for the best. A target's own score and those of a chunk come from two products, whose rounding may
+        part scores that are equal.
     """
     pairs = scores.gather_pairs(targets)
     excluded = _excluded(scores, exclude)
     target_V, row_V = scores.of_gathered(pairs), pairs.id_V - scores.shard.start
-    before_V = target_V.new_zeros(len(target_V), dtype=torch.float64)
+    places_V2 = target_V.new_zeros(len(target_V), 2, dtype=torch.float64)
     rows = rows_at_once(max(len(target_V), len(scores.queries.rows)), CHUNK)
     for chunk, s_GC in scores.shard.chunks(scores.queries.rows, rows):
         excluded.mask(s_GC, chunk)
         s_VC = s_GC.index_select(0, pairs.query_V)
         (here_U,) = ((row_V >= chunk.start) & (row_V < chunk.stop)).nonzero(as_tuple=True)
         s_VC[here_U, row_V[here_U] - chunk.start] = -torch.inf
-        before_V += count_before(s_VC, target_V)
-    if len(pairs.gathered.counts) > 1 and len(before_V):
-        dist.all_reduce(before_V)
-    return pairs.gathered.own(before_V)
+        places_V2 += places_among(s_VC, target_V)
+    if len(pairs.gathered.counts) > 1 and len(places_V2):
+        dist.all_reduce(places_V2)
+    return pairs.gathered.own(places_V2)
 
 
-def count_before(s_VC: Tensor, target_V: Tensor) -> Tensor:
-    """Rows that come before a target, [V]: higher ones, half of the equal ones, those that are NaN; NaN before NaN."""
-    not_below_V = s_VC.shape[1] - (s_VC < target_V.unsqueeze(1)).sum(1)
-    before_V = not_below_V.double() - (s_VC == target_V.unsqueeze(1)).sum(1) / 2
-    return before_V.masked_fill(target_V.isnan(), torch.nan)
+def places_among(s_VC: Tensor, target_V: Tensor) -> Tensor:
+    """The places of a target among other scores, [V, 2]; scores that are NaN come first, a target that is has none."""
+    last_V = s_VC.shape[1] - (s_VC < target_V.unsqueeze(1)).sum(1)
+    first_V = last_V - (s_VC == target_V.unsqueeze(1)).sum(1)
+    places_V2 = torch.stack([first_V, last_V], dim=1).double()
+    return places_V2.masked_fill(target_V.isnan().unsqueeze(1), torch.nan)
 
 
 @dataclass(frozen=True)

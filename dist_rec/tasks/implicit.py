@@ -20,7 +20,7 @@ from dist_rec.core.batch import Batch
 from dist_rec.core.errors import UserError
 from dist_rec.data.negatives import Negatives
 from dist_rec.data.shards import Dataset
-from dist_rec.embedding.ranking import count_before
+from dist_rec.embedding.ranking import places_among
 from dist_rec.tasks import task
 from dist_rec.tasks.ranking_metrics import RankingMetrics
 
@@ -79,11 +79,11 @@ class Implicit(task.PairTask):
         return losses.mean(1).sum()
 
     def evidence(self, scores_B: Tensor, labels_B: Tensor, weights_B: Tensor) -> task.Evidence:
-        """Rank of the positive in each group, number of targets and of members, [B] each."""
+        """Places of the positive in each group, [B, 2], number of targets and of members, [B] each."""
         there_BG = weights_B.view(-1, 1 + self.config.candidates) > 0
         scores_BG = scores_B.view_as(there_BG).masked_fill(~there_BG, -torch.inf)
-        ranks_B = count_before(scores_BG[:, 1:], scores_BG[:, 0])
-        return ranks_B, torch.ones_like(ranks_B, dtype=torch.int64), there_BG.sum(1)
+        members_B = there_BG.sum(1)
+        return places_among(scores_BG[:, 1:], scores_BG[:, 0]), torch.ones_like(members_B), members_B
 
     def metrics(self, device: torch.device) -> RankingMetrics:
         """Hit rate, NDCG, recall and precision at the cutoffs; MRR, MAP and AUC."""

@@ -1,6 +1,10 @@
-"""Metrics of ranked lists from the ranks of what was to be found.
+"""Metrics of ranked lists from the places of what was to be found.
 
-Shape suffixes: B queries of a batch, V targets of all of them end to end, K cutoffs.
+Equal scores leave the order open, and models of few bits have many: what is cut off at k is then the mean over all
+orders (McSherry and Najork 2008, "Computing Information Retrieval Performance Measures Efficiently in the Presence of
+Tied Scores"). A mean place instead would count a tie across the cutoff as a hit.
+
+Shape suffixes: B queries of a batch, V targets of all of them end to end, 2 their first and last place over all orders.
 """
 
 import torch
@@ -24,32 +28,32 @@ class RankingMetrics:
         self._names = ["rows", *names, "mrr", "map", "auc"]
         self._sums = torch.zeros(len(self._names), dtype=torch.float64, device=device)
 
-    def update(self, ranks_V: Tensor, targets_B: Tensor, candidates_B: Tensor) -> None:
+    def update(self, places_V2: Tensor, targets_B: Tensor, candidates_B: Tensor) -> None:
         """Adds queries.
 
         Args:
-            ranks_V: number of candidates that come before each target, 0 for the best; halves for ties; NaN if its
-                score is.
+            places_V2: candidates that come before each target at least and at most, 0 for the best; NaN if its score
+                is.
             targets_B: number of targets of each query; without any it does not count.
             candidates_B: number of candidates of each query, targets among them.
         """
         has_targets_B = targets_B > 0
         lengths_B, candidates_B = targets_B[has_targets_B].long(), candidates_B[has_targets_B]
         if len(lengths_B):
-            self._sums += torch.stack(self._of_queries(ranks_V.double(), lengths_B, candidates_B)).sum(1)
+            self._sums += torch.stack(self._of_queries(places_V2.double(), lengths_B, candidates_B)).sum(1)
 
     def compute(self, group: dist.ProcessGroup | None = None) -> dict[str, float]:
         """The metrics over all queries; called by every process of the group.
 
         Returns:
             rows: number of queries with targets, T of each.
-            hr@k: whether one of the targets is among the first k.
+            hr@k: whether one of the targets is among the first k; of several tied ones at most.
             ndcg@k: Σ 1 / log₂(rank + 2) of targets among the first k, over that of the best order (Järvelin and
                 Kekäläinen 2002).
             recall@k: share of the targets among the first k, of at most k (Liang et al. 2018, section 4.2).
             precision@k: targets among the first k, over k.
-            mrr: 1 / (rank + 1) of the first target.
-            map: mean over targets of the precision at its rank.
+            mrr: 1 / (rank + 1) of the first target, by the mean of its places.
+            map: mean over targets of the precision at its rank, likewise.
             auc: share of the pairs of a target and another candidate that are in the right order (Rendle et al. 2009);
                 1 where there is no other.
 
@@ -66,25 +70,26 @@ class RankingMetrics:
             raise UserError("there are targets whose score is NaN; the model has diverged")
         return dict(zip(self._names, [rows, *(value / rows for value in values)], strict=True))
 
-    def _of_queries(self, ranks_V: Tensor, lengths_B: Tensor, candidates_B: Tensor) -> list[Tensor]:
+    def _of_queries(self, places_V2: Tensor, lengths_B: Tensor, candidates_B: Tensor) -> list[Tensor]:
         """Each metric of each query, [B]."""
         query_V = torch.arange(len(lengths_B), device=lengths_B.device).repeat_interleave(lengths_B)
-        order_V = torch.argsort(ranks_V, stable=True)
+        order_V = torch.argsort(places_V2.sum(1), stable=True)
         order_V = order_V[torch.argsort(query_V[order_V], stable=True)]
-        ranks_V = ranks_V[order_V]  # ascending within each query
+        places_V2 = places_V2[order_V]  # ascending within each query
+        ranks_V = places_V2.mean(1)
         starts_B = lengths_B.cumsum(0) - lengths_B
         place_V = torch.arange(len(ranks_V), device=ranks_V.device) - starts_B[query_V]
 
         def summed(values_V: Tensor) -> Tensor:
             return ranks_V.new_zeros(len(lengths_B)).index_add(0, query_V, values_V)
 
-        gain_V, best_gain_V = 1 / torch.log2(ranks_V + 2), 1 / torch.log2(place_V.double() + 2)
+        best_gain_V = 1 / torch.log2(place_V.double() + 2)
         found = [torch.ones_like(ranks_V[starts_B])]
         for k in self._cutoffs:
-            within_V = (ranks_V < k).double()
+            within_V, gain_V = _within(places_V2, k)
             hits_B = summed(within_V)
             best_B = summed(best_gain_V * (place_V < k))
-            found += [(hits_B > 0).double(), summed(gain_V * within_V) / best_B]
+            found += [hits_B.clamp(max=1), summed(gain_V) / best_B]
             found += [hits_B / lengths_B.clamp(max=k), hits_B / k]
         wrong_B = summed(ranks_V - place_V)
         pairs_B = lengths_B * (candidates_B - lengths_B)
@@ -92,3 +97,13 @@ class RankingMetrics:
         found.append(summed((place_V + 1) / (ranks_V + 1)) / lengths_B)
         found.append(1 - wrong_B / pairs_B.clamp(min=1))
         return found
+
+
+def _within(places_V2: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """How likely each target is among the first k, and its expected discount there, [V] each."""
+    gains = 1 / torch.log2(torch.arange(2, k + 2, dtype=torch.float64, device=places_V2.device))
+    gains_before = torch.cat([gains.new_zeros(1), gains.cumsum(0)])
+    first_V, last_V = places_V2.unbind(1)
+    start_V, end_V = (place_V.clamp(max=k).nan_to_num(k).long() for place_V in (first_V, last_V + 1))
+    orders_V = last_V - first_V + 1
+    return (end_V - start_V) / orders_V, (gains_before[end_V] - gains_before[start_V]) / orders_V

@@ -44,10 +44,10 @@ class TopN(task.CatalogTask):
     def catalog_evidence(
         self, head: CatalogHead, scores: CatalogScores, targets: JaggedTensor, batch: Batch
     ) -> task.Evidence:
-        """Ranks of the targets [V], how many there are for each query and among how many items they are, [B] each."""
+        """Places of the targets, [V, 2], how many there are for each query and among how many items, [B] each."""
         seen = column_of(batch, self.config.seen)
-        ranks_V = ranks(scores, targets, exclude=_and_row_0(seen, len(scores)))
-        return evidence_of(ranks_V, targets, seen, scores.table_rows, len(scores))
+        places_V2 = ranks(scores, targets, exclude=_and_row_0(seen, len(scores)))
+        return evidence_of(places_V2, targets, seen, scores.table_rows, len(scores))
 
     def metrics(self, device: torch.device) -> RankingMetrics:
         """Hit rate, NDCG, recall and precision at the cutoffs; MRR, MAP and AUC."""
@@ -55,12 +55,12 @@ class TopN(task.CatalogTask):
 
 
 def evidence_of(
-    ranks_V: Tensor, targets: JaggedTensor, seen: JaggedTensor, table_rows: Tensor | int, queries: int
+    places_V2: Tensor, targets: JaggedTensor, seen: JaggedTensor, table_rows: Tensor | int, queries: int
 ) -> task.Evidence:
-    """Ranks of the targets, their number and that of the candidates; targets of row 0 come last.
+    """Places of the targets, their number and that of the candidates; targets of row 0 come last, in any order.
 
     Args:
-        ranks_V: among the rows that are neither seen nor row 0.
+        places_V2: among the rows that are neither seen nor row 0.
         targets: of each query.
         seen: distinct items.
         table_rows: of the item table.
@@ -69,8 +69,10 @@ def evidence_of(
     targets_B, unknown_B = targets.lengths()[:queries], _count_row_0(targets, queries)
     seen_B = seen.lengths()[:queries] - _count_row_0(seen, queries)
     candidates_B = table_rows - 1 - seen_B + unknown_B
-    last_B = candidates_B - (unknown_B.double() + 1) / 2  # of several, the mean of their places
-    return torch.where(targets.values() == 0, last_B.repeat_interleave(targets_B), ranks_V), targets_B, candidates_B
+    last_B2 = torch.stack([candidates_B - unknown_B, candidates_B - 1], dim=1).double()
+    last_V2 = last_B2.repeat_interleave(targets_B, dim=0)
+    places_V2 = torch.where(targets.values().unsqueeze(1) == 0, last_V2, places_V2)
+    return places_V2, targets_B, candidates_B
 
 
 def _count_row_0(ids: JaggedTensor, queries: int) -> Tensor:

@@ -313,19 +313,20 @@ def test_ranking(world: int, rows: int) -> None:
     left_BR[query_X, part.seen.values()] = -torch.inf
     query_V = torch.arange(QUERIES).repeat_interleave(part.targets.lengths()[:QUERIES])
     target_V = s_BR[query_V, part.targets.values()].unsqueeze(1)
-    best_BK, ids_BK, rank_V, all_BR, order_BR, rank_of_all_V = (
+    best_BK, ids_BK, places_V2, all_BR, order_BR, places_of_all_V2 = (
         torch.cat(parts) for parts in zip(*run_distributed(rank_all, world, rows), strict=True)
     )
     k = min(5, rows)
     torch.testing.assert_close(best_BK[:, :k], left_BR.topk(k).values)
     expected_BK = left_BR.topk(k).indices.masked_fill(left_BR.topk(k).values == -torch.inf, -1)
     assert torch.equal(ids_BK[:, :k], expected_BK)
-    assert torch.equal(rank_V, (left_BR[query_V] > target_V).sum(1).double())
+    ranks_V1 = (left_BR[query_V] > target_V).sum(1, keepdim=True).double()
+    assert torch.equal(places_V2, ranks_V1.expand(-1, 2))
     torch.testing.assert_close(all_BR[:, :rows], s_BR.sort(descending=True).values)
     assert torch.equal(order_BR[:, :rows], s_BR.sort(descending=True).indices)
     assert (order_BR[:, rows:] == -1).all()
     assert (all_BR[:, rows:] == -torch.inf).all()
-    assert torch.equal(rank_of_all_V, (s_BR[query_V] > target_V).sum(1).double())
+    assert torch.equal(places_of_all_V2, (s_BR[query_V] > target_V).sum(1, keepdim=True).double().expand(-1, 2))
 
 
 def nobody_has_targets() -> list[float]:

@@ -159,8 +159,8 @@ def evidence_by_the_task(rows: list[tuple[list[int], list[int]]], weight_IK: tor
 def test_row_0_is_no_item() -> None:
     # The higher the row the lower the score: row 0 would come before all items.
     (found,) = run_distributed(evidence_by_the_task, 1, HISTORIES_AND_TARGETS, -torch.arange(6.0).unsqueeze(1))
-    ranks_V, targets_B, candidates_B = (tensor.tolist() for tensor in found)
-    assert ranks_V == [0, 2, 4, 1, 0, 5.5, 5.5]
+    places_V2, targets_B, candidates_B = (tensor.tolist() for tensor in found)
+    assert places_V2 == [[0, 0], [2, 2], [4, 4], [1, 1], [0, 0], [5, 6], [5, 6]]
     assert (targets_B, candidates_B) == ([2, 2, 1, 2], [3, 5, 3, 7])
     metrics = TopN(TopN.Config()).metrics(torch.device("cpu"))
     metrics.update(*found)

@@ -11,7 +11,7 @@ from dist_rec.core import head
 from dist_rec.core.errors import UserError
 from dist_rec.embedding import ranking, scores
 from dist_rec.embedding.catalog_losses import bpr, cross_entropy, sampled_softmax, top1
-from dist_rec.embedding.ranking import best_of, count_before, ranks, top_k
+from dist_rec.embedding.ranking import best_of, places_among, ranks, top_k
 from dist_rec.embedding.scores import LOGSUMEXP, SUM_SOFTPLUS, SUM_SQUARES, CatalogScores, Reduction, TableShard
 from dist_rec.embedding.tables import EmbeddingConfig, catalog_table, embedding_tables
 from tests.small_head import MANIFEST, SmallHead
@@ -92,11 +92,11 @@ def test_best_of_parts_is_best_of_all(seed: int, k: int, sizes: list[int]) -> No
 
 
 @given(st.lists(st.integers(-2, 2), min_size=1, max_size=8), st.integers(-2, 2))
-def test_rank_is_the_mean_over_the_orders_of_ties(others: list[int], target: int) -> None:
+def test_places_are_the_first_and_the_last_over_the_orders_of_ties(others: list[int], target: int) -> None:
     first = sum(other > target for other in others)
     last = sum(other >= target for other in others)
-    before = count_before(torch.tensor([others]).float(), torch.tensor([float(target)]))
-    assert before.item() == (first + last) / 2
+    places_V2 = places_among(torch.tensor([others]).float(), torch.tensor([float(target)]))
+    assert places_V2.tolist() == [[first, last]]
 
 
 @given(seed=seeds, rows=st.integers(1, 12), data=st.data())
@@ -108,8 +108,9 @@ def test_ranks_and_best_rows_agree(seed: int, rows: int, data: st.DataObject) ->
         patch.setattr(ranking, "CHUNK", data.draw(st.integers(1, 40)))
         patch.setattr(ranking, "QUERIES", data.draw(st.integers(1, 3)))
         top_BK, ids_BK = top_k(small_scores(s_BR), rows, jagged(*map(sorted, seen)))
-        ranks_V = ranks(small_scores(s_BR), jagged(*left), jagged(*map(sorted, seen)))
-    for query, ranks_of_left in enumerate(ranks_V.split([len(row) for row in left])):
+        first_V, last_V = ranks(small_scores(s_BR), jagged(*left), jagged(*map(sorted, seen))).unbind(1)
+        assert torch.equal(first_V, last_V)
+    for query, ranks_of_left in enumerate(first_V.split([len(row) for row in left])):
         found = ids_BK[query, : len(left[query])]
         assert found.tolist() == [left[query][place] for place in ranks_of_left.argsort()]
         assert torch.equal(s_BR[query, found], top_BK[query, : len(found)])
@@ -118,12 +119,12 @@ def test_ranks_and_best_rows_agree(seed: int, rows: int, data: st.DataObject) ->
 
 def test_scores_that_are_no_number() -> None:
     s_BR = torch.tensor([[0.0, 1.0, torch.nan], [0.0, 1.0, torch.nan]])
-    before_V = count_before(s_BR, torch.tensor([torch.nan, 0.5]))
-    assert before_V[0].isnan() and before_V[1] == 2
+    places_V2 = places_among(s_BR, torch.tensor([torch.nan, 0.5]))
+    assert places_V2[0].isnan().all() and places_V2[1].tolist() == [2, 2]
 
 
-def test_an_untrained_model_gains_nothing_by_ties() -> None:
-    assert ranks(small_scores(torch.zeros(1, 5)), jagged([3]), jagged([0, 1])).tolist() == [1.0]
+def test_an_untrained_model_has_all_places() -> None:
+    assert ranks(small_scores(torch.zeros(1, 5)), jagged([3]), jagged([0, 1])).tolist() == [[0, 2]]
 
 
 def test_settings_of_a_catalog_go_by_its_name_and_its_table() -> None:

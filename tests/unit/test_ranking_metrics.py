@@ -51,7 +51,7 @@ def gain(listed: Sequence[bool]) -> float:
 def add(metrics: RankingMetrics, batch: list[Query]) -> None:
     ranks = torch.tensor([rank for ranks, _ in batch for rank in ranks], dtype=torch.float64)
     targets = torch.tensor([len(ranks) for ranks, _ in batch])
-    metrics.update(ranks, targets, torch.tensor([candidates for _, candidates in batch]))
+    metrics.update(torch.stack([ranks, ranks], dim=1), targets, torch.tensor([candidates for _, candidates in batch]))
 
 
 @given(batch=queries(), cut=st.integers(0, 6))
@@ -66,10 +66,21 @@ def test_by_their_definitions_however_batches_are_cut(batch: list[Query], cut: i
     assert found == pytest.approx({name: sum(row[name] for row in expected) / len(expected) for name in expected[0]})
 
 
+@given(st.integers(0, 12), st.integers(0, 12), st.integers(1, 5))
+def test_ties_count_as_the_mean_over_their_orders(higher: int, equal: int, lower: int) -> None:
+    candidates = higher + equal + lower
+    metrics = RankingMetrics("cpu", CUTOFFS)
+    metrics.update(torch.tensor([[higher, higher + equal]]), torch.tensor([1]), torch.tensor([candidates]))
+    found = metrics.compute()
+    orders = [slowly([rank], candidates) for rank in range(higher, higher + equal + 1)]
+    for name in orders[0].keys() - {"mrr", "map"}:
+        assert found[name] == pytest.approx(sum(order[name] for order in orders) / len(orders)), name
+
+
 def test_a_diverged_model_is_refused() -> None:
     metrics = RankingMetrics("cpu", CUTOFFS)
     add(metrics, [([0], 5)])
-    metrics.update(torch.tensor([math.nan]), torch.tensor([1]), torch.tensor([5]))
+    metrics.update(torch.tensor([[math.nan, math.nan]]), torch.tensor([1]), torch.tensor([5]))
     with pytest.raises(UserError, match="score is NaN; the model has diverged"):
         metrics.compute()
 

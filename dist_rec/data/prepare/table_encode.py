@@ -84,7 +84,7 @@ def lookup_of(name: str, feature: IdColumn | Cross, folder: Path) -> Lookup:
     return Vocabulary(values.combine_chunks())
 
 
-def transformed(number_N: NDArray[np.float64], dense: Dense, parameters: tuple[float, ...] = ()) -> NDArray[np.float32]:
+def transformed(number_N: NDArray[np.float64], dense: Dense, parameters: tuple[float, ...] = ()) -> NDArray[np.float64]:
     """Numbers by their transform (`Dense.transform`), (N,); NaN stands for missing ones.
 
     Args:
