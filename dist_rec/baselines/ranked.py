@@ -21,7 +21,7 @@ from dist_rec.data.loader import Loader, LoaderConfig
 from dist_rec.data.negatives import seen_pairs
 from dist_rec.data.shards import Dataset
 from dist_rec.embedding.ranking import places_among
-from dist_rec.tasks.implicit import CANDIDATES, ITEM, USER, Implicit, check_candidates
+from dist_rec.tasks.implicit import CANDIDATES, ITEM, LOWEST, USER, Implicit, check_candidates
 from dist_rec.tasks.ranking_metrics import RankingMetrics
 from dist_rec.tasks.task import Evidence
 from dist_rec.tasks.top_n import TopN, column_of, evidence_of
@@ -101,6 +101,7 @@ def _among_candidates(baseline: Baseline, batch: Batch, seen_UI: csr_array) -> E
     lengths_B = candidates.lengths()
     check_candidates(lengths_B)
     scores_BI = torch.from_numpy(baseline.scores(seen_UI[user_B.numpy()]))
+    scores_BI[:, 0] = LOWEST
     query_V = torch.arange(len(user_B)).repeat_interleave(lengths_B)
     target_V, score_V = scores_BI[query_V, item_B[query_V]], scores_BI[query_V, candidates.values()]
     places_B2 = torch.zeros(len(user_B), 2, dtype=torch.float64)

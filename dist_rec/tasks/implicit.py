@@ -1,11 +1,13 @@
 """Implicit feedback: each row is a user and an item that they chose, to be told from items that they did not.
 
 In training a row becomes a group: the positive and negatives that are drawn on the way. In evaluation it is ranked
-among the candidates that the data gives for it: leave-one-out with 99 of them in He et al. 2017, section 4.1.
+among the candidates that the data gives for it: leave-one-out with 99 of them in He et al. 2017, section 4.1. Row 0
+of the item table stands for all items that training never saw: they cannot be recommended and come last.
 
 Shapes: B rows, G members of a group, the positive first.
 """
 
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -25,6 +27,10 @@ from dist_rec.tasks import task
 from dist_rec.tasks.ranking_metrics import RankingMetrics
 
 USER, ITEM, CANDIDATES = "user", "item", "candidates"
+UNKNOWN = -1.0
+"""The label of a member that is row 0."""
+LOWEST = torch.finfo(torch.float32).min
+"""Its score, above that of what fills a group up."""
 
 
 class Implicit(task.PairTask):
@@ -81,7 +87,8 @@ class Implicit(task.PairTask):
     def evidence(self, scores_B: Tensor, labels_B: Tensor, weights_B: Tensor) -> task.Evidence:
         """Places of the positive in each group, [B, 2], number of targets and of members, [B] each."""
         there_BG = weights_B.view(-1, 1 + self.config.candidates) > 0
-        scores_BG = scores_B.view_as(there_BG).masked_fill(~there_BG, -torch.inf)
+        unknown_BG = labels_B.view_as(there_BG) == UNKNOWN
+        scores_BG = scores_B.view_as(there_BG).masked_fill(unknown_BG, LOWEST).masked_fill(~there_BG, -torch.inf)
         members_B = there_BG.sum(1)
         return places_among(scores_BG[:, 1:], scores_BG[:, 0]), torch.ones_like(members_B), members_B
 
@@ -109,7 +116,9 @@ def _with_candidates(batch: Batch, num: int) -> Batch:
     items_BN[there_BN] = candidates.values()
     positives_B1 = batch.ids[ITEM].values().unsqueeze(1)
     there_BG = torch.cat([torch.ones_like(positives_B1, dtype=torch.bool), there_BN], dim=1)
-    return grouped(batch, torch.cat([positives_B1, items_BN], dim=1), there_BG.float())
+    items_BG = torch.cat([positives_B1, items_BN], dim=1)
+    groups = grouped(batch, items_BG, there_BG.float())
+    return replace(groups, labels=groups.labels.masked_fill(items_BG.view(-1) == 0, UNKNOWN))
 
 
 def check_candidates(lengths_B: Tensor) -> None:

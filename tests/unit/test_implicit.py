@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -97,7 +98,8 @@ def test_fewer_candidates_do_not_count(dataset: Dataset) -> None:
         rank_B, targets_B, members_B = task.evidence(
             -torch.arange(len(batch.labels)).float(), batch.labels, batch.weights
         )
-        assert not rank_B.any() and (targets_B == 1).all() and (members_B == 1 + CANDIDATES).all()
+        known_B = batch.ids["item"].values().view(-1, 3 + CANDIDATES)[:, 0] > 0
+        assert not rank_B[known_B].any() and (targets_B == 1).all() and (members_B == 1 + CANDIDATES).all()
         rank_B, _, _ = task.evidence(torch.arange(len(batch.labels)).float(), batch.labels, batch.weights)
         assert (rank_B == CANDIDATES).all()
     with pytest.raises(UserError, match="16 of 16 rows have no candidates and cannot be ranked"):
@@ -105,6 +107,24 @@ def test_fewer_candidates_do_not_count(dataset: Dataset) -> None:
     assert len(batches(dataset, task, "test", rank=13, world=14)) == 2, "a process without rows"
     with pytest.raises(UserError, match=r"a row has 5 candidates; set task\.candidates"):
         batches(dataset, Implicit(Implicit.Config(candidates=4)), "test")
+
+
+def test_items_that_training_never_saw_come_last(tmp_path: Path) -> None:
+    known = [(f"u{user}", f"i{item}") for user in range(3) for item in range(4)] + [("u5", "i9"), ("u5", "i1")]
+    tested = [("u0", "new"), ("u1", "i9"), ("u2", "other")]
+    for name, pairs_of in (("train", known), ("test", tested)):
+        (tmp_path / name).write_text("".join(f"{user}\t{item}\t1\n" for user, item in pairs_of))
+    (tmp_path / "candidates").write_text("(u0,new)\ti9\tnone\n(u1,i9)\tnone\ti9\n(u2,other)\ti9\ti9\n")
+    split = splitter("leave-one-out", {"negatives": str(tmp_path / "candidates"), "validation": False})
+    train, test = ([str(tmp_path / name)] for name in ("train", "test"))
+    ratings.prepare(train, tmp_path / "data", split, ratings.Options(), test_patterns=test)
+    task = Implicit(Implicit.Config(candidates=3))
+    batch = batches(Dataset(tmp_path / "data"), task, "test")[0]
+    unknown_B = batch.ids["item"].values() == 0
+    places_B2, _, members_B = task.evidence(unknown_B.float(), batch.labels, batch.weights)
+    # Beside an unknown item and behind a known one; before an unknown one; behind two known ones.
+    assert places_B2.tolist() == [[1, 2], [0, 0], [2, 2]]
+    assert members_B.tolist() == [3, 2, 3]
 
 
 def test_a_single_row_without_candidates_is_refused(dataset: Dataset) -> None:
