@@ -16,7 +16,7 @@ SETTINGS = RunConfig.parse({"data": {"path": "nowhere"}, "head": {"name": "lr"}}
 @pytest.mark.parametrize("saved", [False, True])
 def test_only_a_run_that_has_saved_leaves_a_folder(tmp_path: Path, saved: bool) -> None:
     folder = tmp_path / "run"
-    with pytest.raises(KeyboardInterrupt), _run_folder(folder, SETTINGS):
+    with pytest.raises(KeyboardInterrupt), _run_folder(folder, SETTINGS, resume=False):
         (folder / "checkpoints/.step_00000002.partial").mkdir(parents=True)
         if saved:
             (folder / "checkpoints/step_00000001").mkdir()
@@ -29,8 +29,22 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with (
         pytest.raises(UserError, match="file/run, cannot be written: Not a directory"),
-        _run_folder(tmp_path / "file/run", SETTINGS),
+        _run_folder(tmp_path / "file/run", SETTINGS, resume=False),
     ):
+        pass
+
+
+def test_two_runs_do_not_share_a_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    with _run_folder(folder, SETTINGS, resume=False):
+        (folder / "config.toml").write_text("the first")
+        with (
+            pytest.raises(UserError, match="run, cannot be written: File exists"),
+            _run_folder(folder, SETTINGS, False),
+        ):
+            pass
+    assert (folder / "config.toml").read_text() == "the first"
+    with _run_folder(folder, SETTINGS, resume=True):
         pass
 
 
