@@ -39,7 +39,7 @@ def test_two_runs_do_not_share_a_folder(tmp_path: Path) -> None:
     with _run_folder(folder, SETTINGS, resume=False):
         (folder / "config.toml").write_text("the first")
         with (
-            pytest.raises(UserError, match="run, cannot be written: File exists"),
+            pytest.raises(UserError, match="be written: File exists"),
             _run_folder(folder, SETTINGS, False),
         ):
             pass
