@@ -35,8 +35,8 @@ class Negatives:
         seed: of all draws.
         by: every item alike, or in proportion to a power of how many users have seen it.
         alpha: that power: 1 for the popularity itself; Mikolov et al. 2013 take 0.75 for words.
-        popularity_I: how many users have seen each item; None: by `seen_S`.
         name: of a user's row, for messages.
+        popularity_I: how many users have seen each item; None: by `seen_S`.
     """
 
     def __init__(

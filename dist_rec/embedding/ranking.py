@@ -64,7 +64,7 @@ def best_of(k: int, *parts: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def ranks(scores: CatalogScores, targets: JaggedTensor, exclude: JaggedTensor | None = None) -> Tensor:
+def places(scores: CatalogScores, targets: JaggedTensor, exclude: JaggedTensor | None = None) -> Tensor:
     """The places of each target, [V, 2]: how many rows have a higher score, and how many others a score not lower.
 
     They are NaN for a target whose score is. Called by all processes.

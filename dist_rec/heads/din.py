@@ -1,8 +1,8 @@
 """DIN: Zhou et al. 2018, "Deep Interest Network for Click-Through Rate Prediction" (equation 3).
 
 Departures: ReLU in place of Dice, difference and element-wise product of item and target in place of their outer
-product, no mini-batch aware regularisation. As in the paper, the attention's weights are not
-normalised, so that the intensity of an interest is kept.
+product, no mini-batch aware regularisation. As in the paper, the attention's weights are not normalised, so that the
+intensity of an interest is kept.
 
 Shapes: B rows, V items of all histories, D dimension.
 """

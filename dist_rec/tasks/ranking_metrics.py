@@ -47,7 +47,7 @@ class RankingMetrics:
 
         Returns:
             rows: number of queries with targets, T of each.
-            hr@k: whether one of the targets is among the first k; of several tied ones at most.
+            hr@k: whether one of the targets is among the first k; an upper bound where several of them are tied.
             ndcg@k: Σ 1 / log₂(rank + 2) of targets among the first k, over that of the best order (Järvelin and
                 Kekäläinen 2002).
             recall@k: share of the targets among the first k, of at most k (Liang et al. 2018, section 4.2).

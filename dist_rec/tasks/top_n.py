@@ -17,7 +17,7 @@ from dist_rec.core import config
 from dist_rec.core.batch import Batch
 from dist_rec.core.errors import UserError
 from dist_rec.core.head import CatalogHead
-from dist_rec.embedding.ranking import ranks
+from dist_rec.embedding.ranking import places
 from dist_rec.embedding.scores import CatalogScores
 from dist_rec.tasks import task
 from dist_rec.tasks.ranking_metrics import RankingMetrics
@@ -46,7 +46,7 @@ class TopN(task.CatalogTask):
     ) -> task.Evidence:
         """Places of the targets, [V, 2], how many there are for each query and among how many items, [B] each."""
         seen = column_of(batch, self.config.seen)
-        places_V2 = ranks(scores, targets, exclude=_and_row_0(seen, len(scores)))
+        places_V2 = places(scores, targets, exclude=_and_row_0(seen, len(scores)))
         return evidence_of(places_V2, targets, seen, scores.table_rows, len(scores))
 
     def metrics(self, device: torch.device) -> RankingMetrics:

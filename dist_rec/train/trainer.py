@@ -69,7 +69,7 @@ class Trainer:
         if config.data.on_corrupt == "error":
             self.dataset.check_files()
         if config.train.patience and "valid" not in self.dataset.manifest.splits:
-            raise UserError(f"train.patience waits for a better validation score, and {self.dataset.path} has no valid")
+            raise UserError(f"train.patience is of validation scores, and {self.dataset.path} has no split 'valid'")
         self.task = config.build_task()
         self.train_loader = self._loader("train")
         # Built before training, so that a split that cannot be scored is told of now.

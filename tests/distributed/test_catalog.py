@@ -38,7 +38,7 @@ from dist_rec.embedding.catalog_losses import (
     top1,
 )
 from dist_rec.embedding.layer import EmbeddingLayer
-from dist_rec.embedding.ranking import ranks, top_k
+from dist_rec.embedding.ranking import places, top_k
 from dist_rec.embedding.row_optimizer import RowOptimizer
 from dist_rec.embedding.scores import CatalogScores, TableShard
 from dist_rec.embedding.sharding import Cluster, shard
@@ -296,9 +296,9 @@ def rank_all(rows: int) -> tuple[Tensor, ...]:
     scores = model(mine.inputs)
     return (
         *top_k(scores, 5, mine.seen),
-        ranks(scores, mine.targets, mine.seen),
+        places(scores, mine.targets, mine.seen),
         *top_k(scores, rows + 2),
-        ranks(scores, mine.targets),
+        places(scores, mine.targets),
     )
 
 
@@ -332,7 +332,7 @@ def test_ranking(world: int, rows: int) -> None:
 def nobody_has_targets() -> list[float]:
     model, optimizer = build(settings("sgd"))
     part = Rows(torch.ones(3, INPUTS), jagged([[]] * 3, [[]] * 3), jagged([[]] * 3))
-    assert len(ranks(model(part.inputs), part.targets)) == 0
+    assert len(places(model(part.inputs), part.targets)) == 0
     return [train_step(model, optimizer, part, loss).item() for loss in LOSSES.values()]
 
 

@@ -125,6 +125,14 @@ def test_a_shard_that_is_missing_is_told_before_the_training(tmp_path: Path, ref
     assert f"{shard}: the file is missing" in said
 
 
+def test_splits_that_the_settings_want(tmp_path: Path, refused: Refused) -> None:
+    data = write_small_data(tmp_path)
+    manifest = Manifest.from_json((data / "manifest.json").read_text(), "")
+    manifest.model_copy(update={"splits": {"train": manifest.splits["train"]}}).save(data)
+    settings = (CONFIG, f"data.path={data}", *SMALL, "--run-dir", tmp_path / "run", "train.patience=2")
+    assert f"{data} has no split 'valid'" in refused(*DIST_REC, "train", *settings)
+
+
 def test_what_the_system_refuses(tmp_path: Path, refused: Refused, criteo: Criteo) -> None:
     out = tmp_path / ("long" * 99)
     said = refused(*DIST_REC, "prepare", "criteo", "--train", criteo.part(0), "--out", out)

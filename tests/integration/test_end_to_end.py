@@ -101,6 +101,14 @@ def test_the_doctor_finds_this_installation_well() -> None:
     assert found["good"] and len(found["findings"]) >= 6 and all(finding["good"] for finding in found["findings"])
 
 
+def test_the_doctor_does_not_need_a_torch_that_loads(tmp_path: Path) -> None:
+    (tmp_path / "torch").mkdir()
+    (tmp_path / "torch" / "__init__.py").write_text("raise OSError('libcudart.so.13: cannot open')")
+    ended = dist_rec("doctor", code=1, PYTHONPATH=str(tmp_path))
+    assert ended.out.splitlines()[-2] == "BAD  FBGEMM does not load: OSError: libcudart.so.13: cannot open"
+    assert "Traceback" not in ended.err
+
+
 def test_the_doctor_says_why_processes_do_not_meet() -> None:
     ill = dist_rec("doctor", code=1, GLOO_SOCKET_IFNAME="none0").out.splitlines()[-2:]
     assert ill[0].startswith("BAD  two processes") and "Unable to find address for: none0" in ill[0]

@@ -11,7 +11,7 @@ from dist_rec.core import head
 from dist_rec.core.errors import UserError
 from dist_rec.embedding import ranking, scores
 from dist_rec.embedding.catalog_losses import bpr, cross_entropy, sampled_softmax, top1
-from dist_rec.embedding.ranking import best_of, places_among, ranks, top_k
+from dist_rec.embedding.ranking import best_of, places, places_among, top_k
 from dist_rec.embedding.scores import LOGSUMEXP, SUM_SOFTPLUS, SUM_SQUARES, CatalogScores, Reduction, TableShard
 from dist_rec.embedding.tables import EmbeddingConfig, catalog_table, embedding_tables
 from tests.small_head import MANIFEST, SmallHead
@@ -108,7 +108,7 @@ def test_ranks_and_best_rows_agree(seed: int, rows: int, data: st.DataObject) ->
         patch.setattr(ranking, "CHUNK", data.draw(st.integers(1, 40)))
         patch.setattr(ranking, "QUERIES", data.draw(st.integers(1, 3)))
         top_BK, ids_BK = top_k(small_scores(s_BR), rows, jagged(*map(sorted, seen)))
-        first_V, last_V = ranks(small_scores(s_BR), jagged(*left), jagged(*map(sorted, seen))).unbind(1)
+        first_V, last_V = places(small_scores(s_BR), jagged(*left), jagged(*map(sorted, seen))).unbind(1)
         assert torch.equal(first_V, last_V)
     for query, ranks_of_left in enumerate(first_V.split([len(row) for row in left])):
         found = ids_BK[query, : len(left[query])]
@@ -124,7 +124,7 @@ def test_scores_that_are_no_number() -> None:
 
 
 def test_an_untrained_model_has_all_places() -> None:
-    assert ranks(small_scores(torch.zeros(1, 5)), jagged([3]), jagged([0, 1])).tolist() == [[0, 2]]
+    assert places(small_scores(torch.zeros(1, 5)), jagged([3]), jagged([0, 1])).tolist() == [[0, 2]]
 
 
 def test_settings_of_a_catalog_go_by_its_name_and_its_table() -> None:

@@ -19,6 +19,7 @@ from dist_rec.data.prepare import ratings
 from dist_rec.data.prepare.ratings_split import splitter
 from dist_rec.data.shards import Dataset
 from dist_rec.tasks.implicit import Implicit
+from dist_rec.train.model import _check_columns
 
 USERS, ITEMS, EACH, CANDIDATES = 12, 30, 7, 5
 
@@ -99,6 +100,7 @@ def test_fewer_candidates_do_not_count(dataset: Dataset) -> None:
             -torch.arange(len(batch.labels)).float(), batch.labels, batch.weights
         )
         known_B = batch.ids["item"].values().view(-1, 3 + CANDIDATES)[:, 0] > 0
+        assert (rank_B[~known_B] == CANDIDATES).all()
         assert not rank_B[known_B].any() and (targets_B == 1).all() and (members_B == 1 + CANDIDATES).all()
         rank_B, _, _ = task.evidence(torch.arange(len(batch.labels)).float(), batch.labels, batch.weights)
         assert (rank_B == CANDIDATES).all()
@@ -107,6 +109,16 @@ def test_fewer_candidates_do_not_count(dataset: Dataset) -> None:
     assert len(batches(dataset, task, "test", rank=13, world=14)) == 2, "a process without rows"
     with pytest.raises(UserError, match=r"a row has 5 candidates; set task\.candidates"):
         batches(dataset, Implicit(Implicit.Config(candidates=4)), "test")
+
+
+def test_data_without_candidates_are_refused_before_training(dataset: Dataset) -> None:
+    manifest, task = dataset.manifest, Implicit(Implicit.Config())
+    _check_columns(task, manifest)
+    columns = tuple(column for column in manifest.columns if column.name != "candidates")
+    without = manifest.model_copy(update={"columns": columns})
+    with pytest.raises(UserError, match="the task reads the column 'candidates', and the data has item, label, user"):
+        _check_columns(task, without)
+    _check_columns(task, without.model_copy(update={"splits": {"train": manifest.splits["train"]}}))
 
 
 def test_items_that_training_never_saw_come_last(tmp_path: Path) -> None:

@@ -115,7 +115,7 @@ def test_a_bag_is_said_to_have_no_pairs(tmp_path: Path, lines: str, why: str) ->
     (tmp_path / "train").write_text(lines)
     prepared = prepare({"train": [str(tmp_path / "train")]}, tmp_path / "out", workers=1)
     (warning,) = prepared.warnings
-    assert warning == f"{why}: all entries of a row are one weighted bag, and pairs of them do not interact"
+    assert warning == f"{why}: all entries of a row are one bag, and pairs of them do not interact"
 
 
 def test_clicks_and_their_share(tmp_path: Path) -> None:

@@ -274,9 +274,7 @@ def _fit(
     lowest, highest = min(of.lowest for of in train), max(of.highest for of in train)
     warnings = [f"the label is {lowest:g} in every training row"] if lowest == highest else []
     if not ranges:
-        warnings.append(
-            f"{form.no_fields}: all entries of a row are one weighted bag, and pairs of them do not interact"
-        )
+        warnings.append(f"{form.no_fields}: all entries of a row are one bag, and pairs of them do not interact")
     return transform.model_copy(update={"vocabulary": checksums}), warnings
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from dist_rec.core.errors import UserError
 from dist_rec.data.negatives import Negatives
 from dist_rec.data.prepare.lines import cut, read_lines
-from dist_rec.data.prepare.ratings_ids import Encoded
+from dist_rec.data.prepare.ratings_ids import Encoded, sorted_pairs
 from dist_rec.data.prepare.ratings_layout import lists
 from dist_rec.data.prepare.ratings_lines import Ratings
 from dist_rec.data.prepare.ratings_split import TEST, TRAIN, VALID, LeaveOneOut
@@ -47,9 +47,8 @@ def _negatives(encoded: Encoded, splitter: LeaveOneOut) -> tuple[Negatives, NDAr
     """
     ratings, items = encoded.ratings, encoded.items
     user_N = np.where(encoded.user_N > 0, encoded.user_N.astype(np.int64), encoded.users + ratings.user_N)
-    known_N = encoded.item_N > 0
     return Negatives(
-        np.sort(user_N[known_N] * items + encoded.item_N[known_N]),
+        sorted_pairs(user_N, encoded.item_N, items),
         encoded.users + len(ratings.users),
         items,
         splitter.seed,

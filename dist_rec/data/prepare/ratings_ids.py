@@ -67,8 +67,13 @@ class Encoded:
 
     def pairs(self, among_N: Mask) -> NDArray[np.int64]:
         """The sorted pairs `user * items + item` of some ratings, without unknown items, int64 [S]."""
-        known_N = among_N & (self.item_N > 0)
-        return np.sort(self.user_N[known_N].astype(np.int64) * self.items + self.item_N[known_N])
+        return sorted_pairs(self.user_N[among_N], self.item_N[among_N], self.items)
+
+
+def sorted_pairs(user_N: Ids | NDArray[np.int64], item_N: Ids, items: int) -> NDArray[np.int64]:
+    """The pairs `user * items + item` without unknown items, as `dist_rec.data.negatives` wants them, int64 [S]."""
+    known_N = item_N > 0
+    return np.sort(user_N[known_N].astype(np.int64) * items + item_N[known_N])
 
 
 def number(code_N: Ids, codes: int) -> Ids:

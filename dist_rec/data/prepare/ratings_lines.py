@@ -27,7 +27,7 @@ TYPES = {
     "time": pa.int64(),
 }
 NUMBER = rb"\s*[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?\s*"
-NO_NUMBER = rb"(?i)[^a-z]*|n/?an?|null|none|[-+]?inf(inity)?"
+NO_NUMBER = rb"(?i)[^a-z\x80-\xff]*|n/?an?|null|none|[-+]?inf(inity)?"
 """A rating that is missing or has a comma: such a line is no header."""
 INTEGER = rb"\s*[-+]?[0-9]+\s*"
 UNIT = b"\x1f"
@@ -87,7 +87,7 @@ class Form:
 
     @classmethod
     def detect(cls, path: str, first: bytes, separator: str | None) -> "Form":
-        """From the first line: the separator that gives three or four fields; a header has no number for a rating."""
+        """From the first line: the separator that gives three or four fields; a header has a word for a rating."""
         for candidate in [separator] if separator else SEPARATORS:
             fields = first.split(candidate.encode())
             if len(fields) in (3, 4):

@@ -216,8 +216,8 @@ class _Block:
 
     def __init__(self, path: str, data: bytes, lines_before: int, source: Source) -> None:
         self._path, self._data, self._lines_before, self._source = path, data, lines_before, source
-        if data.count(b"\r") != data.count(b"\r\n"):
-            raise self._wrong(rb"\r(?!\n)", "has a carriage return, but lines end with \\n or \\r\\n; convert the file")
+        if b"\r" in data:
+            raise self._wrong(rb"\r", "has a carriage return, but lines end with \\n or \\r\\n; convert the file")
         self._skip = max(source.skip_lines - lines_before, 0)
         self._headers = 0
         self.lines = self._rows_of(data)
@@ -251,8 +251,8 @@ class _Block:
         options = csv.ConvertOptions(column_types=types, include_columns=columns, strings_can_be_null=False)
         table = self._read(self.lines, csv.ReadOptions(column_names=names), options)
         # Arrow takes line breaks after a quote for a part of the value.
-        if table.num_rows < self.lines.count(b"\n") and table.num_rows < len(re.findall(rb"(?m)^[^\r\n]", self.lines)):
-            raise self._wrong(ODD_QUOTES, "has a quote that is not closed in the line")
+        if table.num_rows < self.lines.count(b"\n") and table.num_rows < len(re.findall(rb"(?m)^[^\n]", self.lines)):
+            raise self._unclosed()
         return table
 
     def _read(self, lines: bytes, read: csv.ReadOptions, convert: csv.ConvertOptions) -> pa.Table:
@@ -271,13 +271,16 @@ class _Block:
         if wrong:
             row = wrong[0]
             if "\n" in row.text:
-                raise self._wrong(ODD_QUOTES, "has a quote that is not closed in the line")
+                raise self._unclosed()
             number = self._data.split(b"\n").index(row.text.splitlines()[0].encode()) + self._lines_before + 1
             expected, found = row.expected_columns, row.actual_columns
             raise UserError(
                 f"{self._path}, line {number} has {found} fields between {self._source.separator!r}, not {expected}"
             )
         return table
+
+    def _unclosed(self) -> UserError:
+        return self._wrong(ODD_QUOTES, "has a quote that is not closed in the line")
 
     def _wrong(self, pattern: bytes, what: str) -> UserError:
         """Names the first line in which a pattern is found."""
