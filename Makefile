@@ -6,9 +6,8 @@ PYTEST = .venv/bin/python -m pytest
 
 setup: .venv/installed
 
-.venv/installed: pyproject.toml launch/install.sh
+.venv/installed: pyproject.toml launch/install.sh launch/install.py dist_rec/core/versions.py
 	@launch/install.sh
-	@touch $@
 
 demo: setup
 	@launch/demo.sh

@@ -15,7 +15,5 @@ if [[ $1 =~ ^[1-9][0-9]*$ ]]; then
     threads=$(($(nproc) / $1))
     export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((threads > 0 ? threads : 1))}
 fi
-# Each start of the processes gets a new store: the old one remembers addresses of processes that are gone.
-export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
 # The library's own notices would push the progress line off the screen.
 export TORCH_CPP_LOG_LEVEL=${TORCH_CPP_LOG_LEVEL:-ERROR}

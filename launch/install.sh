@@ -1,47 +1,37 @@
-#!/usr/bin/env bash
+#!/bin/sh
 # Makes .venv with the matched set of torch, torchrec and FBGEMM: CUDA builds where there is an NVIDIA GPU, CPU builds
-# elsewhere. Settings, as environment variables:
-#   PYTHON       interpreter, 3.11 or 3.12              (default: the first of python3.11, python3.12, python3)
-#   TORCH        torch version, 2.11.0 to 2.13.0        (default: 2.13.0)
-#   ACCELERATOR  cuda or cpu                            (default: cuda if nvidia-smi lists a GPU)
-#   TORCH_INDEX  package index to take torch from; set it to an index of CPU wheels where plain pip would fetch the
-#                CUDA build (gigabytes) for a machine without a GPU
-set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+# elsewhere if an index has them. Settings, as environment variables:
+#   PYTHON       interpreter, 3.11 to 3.14     (default: the first that fits of python3, python3.14, … python3.11)
+#   TORCH        torch version, 2.11 to 2.14   (default: the newest, or the newest that a CPU build is found of)
+#   ACCELERATOR  cuda or cpu                   (default: cuda if nvidia-smi lists a GPU)
+#   TORCH_INDEX  package index to take torch from, such as one of CPU builds; plain pip brings the CUDA build (gigabytes)
+# This part is POSIX shell, so that it can say what is missing on any machine; launch/install.py does the work.
+set -eu
+cd "$(dirname "$0")/.."
 
-find_python() {
-    for candidate in ${PYTHON:-python3.11 python3.12 python3}; do
-        if "$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' 2>/dev/null; then
-            echo "$candidate"
-            return
-        fi
-    done
-    echo "error: no Python 3.11 or 3.12 found; set PYTHON" >&2
+fail() {
+    echo "error: $*" >&2
     exit 2
 }
 
-python=$(find_python)
-torch=${TORCH:-2.13.0}
-case $torch in
-2.11.*) matched=1.6 ;;
-2.12.*) matched=1.7 ;;
-2.13.*) matched=1.8 ;;
-*)
-    echo "error: TORCH=$torch; known: 2.11, 2.12, 2.13" >&2
-    exit 2
-    ;;
+system=$(uname -s) machine=$(uname -m)
+if ldd --version 2>&1 | grep -qi musl; then libc="musl "; else libc=; fi
+case "$libc$system $machine" in
+"Linux x86_64" | "Linux aarch64") ;;
+*) fail "FBGEMM has no builds for $libc$system $machine; use a container, whose Dockerfile is here:" \
+    "docker build --tag dist_rec . && docker run --rm -it dist_rec make demo" ;;
 esac
-if [ -z "${ACCELERATOR:-}" ]; then
-    if nvidia-smi -L >/dev/null 2>&1; then ACCELERATOR=cuda; else ACCELERATOR=cpu; fi
-fi
-if [ "$ACCELERATOR" = cuda ]; then fbgemm=fbgemm-gpu; else fbgemm=fbgemm-gpu-cpu; fi
 
-echo "installing torch $torch, torchrec $matched and $fbgemm $matched for $("$python" --version) into .venv"
-[ -x .venv/bin/python ] || "$python" -m venv .venv
-pip=(.venv/bin/python -m pip install --quiet --disable-pip-version-check)
-"${pip[@]}" ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} "torch==$torch"
-# torchrec names the CUDA build of FBGEMM as a dependency, which would overwrite the CPU build: so --no-deps.
-"${pip[@]}" "$fbgemm==$matched.*" tensordict torchmetrics==1.0.3 pyre-extensions iopath setuptools
-"${pip[@]}" --no-deps "torchrec==$matched.*"
-"${pip[@]}" --editable '.[test]'
-echo "installed in $SECONDS s"
+# Free-threaded builds have no wheels of FBGEMM.
+fits='import sys, sysconfig; sys.exit(not (3, 11) <= sys.version_info < (3, 15) or sysconfig.get_config_var("Py_GIL_DISABLED") == 1)'
+for candidate in ${PYTHON:-python3 python3.14 python3.13 python3.12 python3.11}; do
+    if "$candidate" -c "$fits" >/dev/null 2>&1; then
+        exec "$candidate" launch/install.py
+    fi
+done
+[ -z "${PYTHON:-}" ] || fail "PYTHON=$PYTHON is no Python 3.11 to 3.14 that runs"
+if command -v uv >/dev/null; then
+    uv python install --quiet 3.13 || fail "no Python 3.11 to 3.14 found, and uv could not bring one"
+    exec "$(uv python find --managed-python 3.13)" launch/install.py
+fi
+fail "no Python 3.11 to 3.14 found; install one, or uv (which brings one), or set PYTHON"

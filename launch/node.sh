@@ -19,6 +19,8 @@ endpoint=$1 nodes=$2 processes=$3
 shift 3
 # shellcheck source=launch/env.sh
 source "$here/env.sh" "$processes"
+# Each start of the processes gets a new store: the old one remembers addresses of processes that are gone.
+export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
 # A scheduler's warning that time is short goes on to the processes, which then save and end.
 export PET_SIGNALS_TO_HANDLE=${PET_SIGNALS_TO_HANDLE:-SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1}
 exec "$python" -m dist_rec.cli.launch --nnodes "$nodes" --nproc-per-node "$processes" \

@@ -1,6 +1,7 @@
 """`dist-rec doctor`: do torch, torchrec, FBGEMM and CUDA fit together, and can two processes talk?"""
 
 import importlib.metadata
+import importlib.util
 import json
 import platform
 import shlex
@@ -11,8 +12,9 @@ from typing import Annotated, NamedTuple
 
 import typer
 
-# torch minor version → the minor version of torchrec and FBGEMM that were built against it.
-MATCHED = {"2.11": "1.6", "2.12": "1.7", "2.13": "1.8"}
+from dist_rec.core import versions
+from dist_rec.core.versions import minor
+
 SELF_TEST_SECONDS = 120
 
 
@@ -44,8 +46,11 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON 
 
 
 def _python() -> Finding:
-    good = sys.version_info >= (3, 11)
-    return Finding(good, f"Python {platform.python_version()}", "" if good else "install Python 3.11 or 3.12")
+    running, known = platform.python_version(), f"{versions.PYTHON[0]} to {versions.PYTHON[-1]}"
+    good = minor(running) in versions.PYTHON
+    return Finding(
+        good, f"Python {running}", "" if good else f"FBGEMM has wheels for Python {known}: install one of those"
+    )
 
 
 def _version(package: str) -> str | None:
@@ -55,38 +60,50 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _minor(version: str) -> str:
-    return ".".join(version.split("+")[0].split(".")[:2])
-
-
 def _versions() -> list[Finding]:
-    torch, torchrec = _version("torch"), _version("torchrec")
-    fbgemm = {name: _version(name) for name in ("fbgemm-gpu", "fbgemm-gpu-cpu")}
+    fbgemm = {name: version for name in ("fbgemm-gpu", "fbgemm-gpu-cpu") if (version := _version(name))}
+    return check_versions(_version("torch"), _version("torchrec"), fbgemm)
+
+
+def check_versions(torch: str | None, torchrec: str | None, fbgemm: dict[str, str]) -> list[Finding]:
+    """Do the versions match, and if not, which command mends it?
+
+    Args:
+        torch: version, None if it is not installed.
+        torchrec: likewise.
+        fbgemm: versions of those of its builds that are installed, by the name of the package.
+    """
     if torch is None:
         return [Finding(False, "torch is not installed", "launch/install.sh")]
-    wanted = MATCHED.get(_minor(torch))
-    if wanted is None:
-        known = ", ".join(MATCHED)
-        return [Finding(False, f"torch {torch} is not one that this was tested with ({known})", "launch/install.sh")]
+    if minor(torch) not in versions.TORCH:
+        known = f"{versions.TORCH[0]} to {versions.TORCH[-1]}"
+        fitting = [one for one in versions.TORCH if torchrec and versions.matched(one) == minor(torchrec)]
+        fix = f"{_pip()} install 'torch=={(fitting or versions.TORCH)[-1]}.*', then dist-rec doctor again"
+        return [Finding(False, f"torch {torch} is not one that this was tested with ({known})", fix)]
+    wanted = versions.matched(torch)
     found = [Finding(True, f"torch {torch}")]
-    if torchrec is None or _minor(torchrec) != wanted:
-        fix = f"pip install --no-deps 'torchrec=={wanted}.*'"
+    if torchrec is None or minor(torchrec) != wanted:
+        fix = f"{_pip()} install --no-deps 'torchrec=={wanted}.*'"
         found.append(Finding(False, f"torchrec {torchrec or 'is missing'}; torch {torch} wants {wanted}", fix))
     else:
         found.append(Finding(True, f"torchrec {torchrec}"))
-    return [*found, _fbgemm(fbgemm["fbgemm-gpu"], fbgemm["fbgemm-gpu-cpu"], wanted)]
+    return [*found, _fbgemm(fbgemm, wanted)]
 
 
-def _fbgemm(cuda: str | None, cpu: str | None, wanted: str) -> Finding:
-    if cuda and cpu:
-        fix = "pip uninstall -y fbgemm-gpu fbgemm-gpu-cpu, then launch/install.sh"
-        return Finding(False, "fbgemm-gpu and fbgemm-gpu-cpu are both installed and overwrite each other", fix)
-    name, version = ("fbgemm-gpu", cuda) if cuda else ("fbgemm-gpu-cpu", cpu)
-    if version is None:
+def _fbgemm(installed: dict[str, str], wanted: str) -> Finding:
+    if len(installed) > 1:
+        fix = f"{_pip()} uninstall {' '.join(installed)}, then launch/install.sh"
+        return Finding(False, f"{' and '.join(installed)} are both installed and overwrite each other", fix)
+    if not installed:
         return Finding(False, "FBGEMM is not installed", "launch/install.sh")
-    if _minor(version) != wanted:
-        return Finding(False, f"{name} {version}; this torch wants {wanted}", f"pip install '{name}=={wanted}.*'")
+    ((name, version),) = installed.items()
+    if minor(version) != wanted:
+        return Finding(False, f"{name} {version}; this torch wants {wanted}", f"{_pip()} install '{name}=={wanted}.*'")
     return Finding(True, f"{name} {version}")
+
+
+def _pip() -> str:
+    return "pip" if importlib.util.find_spec("pip") else "uv pip"
 
 
 def _cuda() -> Finding:
@@ -119,7 +136,7 @@ def _imports() -> Finding:
         return Finding(True, "FBGEMM's operators load and run")
     last = (run.stderr.strip().splitlines() or ["no output"])[-1]
     return Finding(
-        False, f"FBGEMM does not load: {last}", "pip uninstall -y fbgemm-gpu fbgemm-gpu-cpu; launch/install.sh"
+        False, f"FBGEMM does not load: {last}", f"{_pip()} uninstall fbgemm-gpu fbgemm-gpu-cpu, then launch/install.sh"
     )
 
 

@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import tempfile
+import uuid
 from argparse import Namespace
 from pathlib import Path
 
@@ -26,6 +27,8 @@ def main() -> None:
     """Starts the processes and ends with the exit code of the one that failed."""
     quiet_libraries()
     arguments = parse_args(sys.argv[1:])
+    if arguments.standalone:
+        _meet_on_loopback(arguments)
     if not os.environ.get("DIST_REC_VERBOSE"):
         # A restart is told of, an end is told by its note.
         level = logging.ERROR if arguments.max_restarts else logging.CRITICAL
@@ -38,6 +41,14 @@ def main() -> None:
     if message:
         print(message, file=sys.stderr, flush=True)
     sys.exit(code)
+
+
+def _meet_on_loopback(arguments: Namespace) -> None:
+    """Processes of one machine meet whatever it is called: torchrun and Gloo would ask for the address of its name."""
+    arguments.standalone = False
+    arguments.rdzv_backend, arguments.rdzv_endpoint, arguments.rdzv_id = "c10d", "127.0.0.1:0", str(uuid.uuid4())
+    arguments.local_addr = arguments.local_addr or "127.0.0.1"
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
 
 
 def _launch(arguments: Namespace, folder: Path) -> tuple[str, int]:
