@@ -1,5 +1,5 @@
 # Everything starts here: `make demo` trains, `make test` tests; both install what they need into .venv first.
-.PHONY: setup demo test test-slow gpu-check format
+.PHONY: setup demo test test-slow test-fresh gpu-check format
 .DEFAULT_GOAL := demo
 
 PYTEST = .venv/bin/python -m pytest
@@ -17,6 +17,10 @@ test: setup
 
 test-slow: setup
 	$(PYTEST) -m slow --durations 20
+
+# Both commands of the README on minimal Debian systems; needs root and debootstrap.
+test-fresh:
+	@tests/fresh/run.sh
 
 # On a machine whose Python has the packages already, no .venv is made.
 gpu-check:

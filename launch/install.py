@@ -25,7 +25,7 @@ ENVIRONMENT = ROOT / ".venv"
 PYTHON = ENVIRONMENT / "bin/python"
 BEGUN, DONE = ENVIRONMENT / "installing", ENVIRONMENT / "installed"
 # Of everything together, measured with torch 2.13 (CPU) and 2.14 (CUDA).
-SIZES = {"cpu": "0.4 GB to download, 1.6 GB on disk", "cuda": "3.1 GB to download, 7 GB on disk"}
+SIZES = {"CPU": "0.4 GB to download, 1.6 GB on disk", "CUDA": "3.1 GB to download, 7 GB on disk"}
 UNREACHABLE = "the package index cannot be reached; is there a network, or a proxy or an index to set?"
 
 
@@ -39,8 +39,9 @@ def main() -> int:
     signal.signal(signal.SIGHUP, _interrupt)
     began, fresh = time.monotonic(), False
     try:
+        cuda, wanted = _accelerator() == "cuda", _wanted_torch()
         fresh = _prepare_folder()
-        _install(_installer(fresh))
+        _install(_installer(fresh), cuda, wanted)
     except (InstallError, KeyboardInterrupt) as error:
         _clean_up(fresh, interrupted=isinstance(error, KeyboardInterrupt))
         print(f"error: {error}" if str(error) else "interrupted", file=sys.stderr)
@@ -70,13 +71,13 @@ def _prepare_folder() -> bool:
     if version in versions.PYTHON:
         return False
     if not DONE.exists():
-        raise InstallError(f"{ENVIRONMENT} is there with {version or 'no'} Python, which does not fit; remove it")
+        raise InstallError(f"{ENVIRONMENT} has no Python that fits; remove it")
     return _begin()  # An installation of ours whose Python has been taken away.
 
 
 def _begin() -> bool:
     shutil.rmtree(ENVIRONMENT, ignore_errors=True)
-    ENVIRONMENT.mkdir()
+    ENVIRONMENT.mkdir(exist_ok=True)
     BEGUN.touch()
     return True
 
@@ -89,27 +90,28 @@ def _clean_up(fresh: bool, interrupted: bool) -> None:
 
 
 def _installer(fresh: bool) -> list[str]:
-    """Makes the environment if need be, with what the machine has for it; returns the command that installs into it."""
+    """Makes the environment if need be; returns the command that installs into it."""
     if fresh:
-        if importlib.util.find_spec("ensurepip") and importlib.util.find_spec("venv"):
-            _run([sys.executable, "-m", "venv", str(ENVIRONMENT)], "the environment could not be made")
-        elif shutil.which("uv"):
-            _run(
-                ["uv", "venv", "--quiet", "--allow-existing", "--python", sys.executable, str(ENVIRONMENT)],
-                "uv made no environment",
-            )
-        elif importlib.util.find_spec("virtualenv"):
-            _run([sys.executable, "-m", "virtualenv", str(ENVIRONMENT)], "virtualenv made no environment")
-        elif shutil.which("virtualenv"):
-            _run(["virtualenv", "--python", sys.executable, str(ENVIRONMENT)], "virtualenv made no environment")
-        else:
-            raise InstallError(f"{sys.executable} has no venv module; {_venv_package()}, or install uv")
+        _run([*_maker(), str(ENVIRONMENT)], "the environment could not be made")
     BEGUN.touch()
     if next(ENVIRONMENT.glob("lib/python*/site-packages/pip"), None):
         return [str(PYTHON), "-m", "pip", "--disable-pip-version-check"]
     if shutil.which("uv"):
         return ["uv", "pip"]
     raise InstallError(f"{ENVIRONMENT} has no pip, and uv is not on the PATH; remove it")
+
+
+def _maker() -> list[str]:
+    """The command that makes an environment with this Python, from what the machine has."""
+    if importlib.util.find_spec("ensurepip"):  # Debian splits it off, and with it what makes venv work.
+        return [sys.executable, "-m", "venv"]
+    if shutil.which("uv"):
+        return ["uv", "venv", "--quiet", "--allow-existing", "--python", sys.executable]
+    if importlib.util.find_spec("virtualenv"):
+        return [sys.executable, "-m", "virtualenv", "--quiet"]
+    if shutil.which("virtualenv"):
+        return ["virtualenv", "--quiet", "--python", sys.executable]
+    raise InstallError(f"{sys.executable} has no venv module: {_venv_package()}, or install uv")
 
 
 def _venv_package() -> str:
@@ -124,19 +126,16 @@ def _venv_package() -> str:
     return "install the package that has it"
 
 
-def _install(installer: list[str]) -> None:
-    cuda = _accelerator() == "cuda"
+def _install(installer: list[str], cuda: bool, wanted: str | None) -> None:
     index = ["--index-url", os.environ["TORCH_INDEX"]] if os.environ.get("TORCH_INDEX") else []
-    builds = [] if cuda else _cpu_builds(installer, index)
-    torch = choose_torch(builds, os.environ.get("TORCH"), cuda=cuda)
+    builds = [] if cuda else _cpu_builds(installer, index, wanted)
+    torch = choose_torch(builds, wanted, cuda=cuda)
     matched, fbgemm = versions.matched(torch), "fbgemm-gpu" if cuda else "fbgemm-gpu-cpu"
-    build = "cpu" if "+cpu" in torch else "cuda"
-    print(
-        f"installing torch {torch} ({'CPU' if build == 'cpu' else 'CUDA'} build), torchrec {matched}, {fbgemm} {matched} "
-        f"for Python {platform.python_version()} into .venv; {SIZES[build]}"
-    )
-    if build == "cuda" and not cuda and not index:
-        print("  no index with a CPU build of torch is set; TORCH_INDEX=URL make … takes torch from one (0.2 GB)")
+    build = "CPU" if "+cpu" in torch else "CUDA"
+    print(f"installing torch {torch} ({build} build), torchrec {matched}, {fbgemm} {matched} into .venv")
+    print(f"for Python {platform.python_version()}; {SIZES[build]}", flush=True)
+    if build == "CUDA" and not cuda and not index:
+        print("no index with a CPU build of torch is set; TORCH_INDEX=URL takes torch from one (0.2 GB)", flush=True)
     _pip(installer, [*index, f"torch=={torch}"])
     # torchrec names the CUDA build of FBGEMM as a dependency, which would overwrite the CPU build: so --no-deps.
     others = ("tensordict", "torchmetrics==1.0.3", "pyre-extensions", "iopath", "setuptools")
@@ -155,6 +154,13 @@ def _accelerator() -> str:
     return "cuda" if gpus and gpus.returncode == 0 else "cpu"
 
 
+def _wanted_torch() -> str | None:
+    wanted = os.environ.get("TORCH") or None
+    if wanted and versions.minor(wanted) not in versions.TORCH:
+        raise InstallError(f"TORCH={wanted}: known are {', '.join(versions.TORCH)}")
+    return wanted
+
+
 def choose_torch(cpu_builds: list[str], wanted: str | None, *, cuda: bool) -> str:
     """The torch to install: the newest of those that the tests pass on, but without a GPU rather a CPU build.
 
@@ -165,12 +171,7 @@ def choose_torch(cpu_builds: list[str], wanted: str | None, *, cuda: bool) -> st
 
     Returns:
         What stands behind `torch==`.
-
-    Raises:
-        InstallError: if the tests were not run with the one that is wanted.
     """
-    if wanted and versions.minor(wanted) not in versions.TORCH:
-        raise InstallError(f"TORCH={wanted}: known are {', '.join(versions.TORCH)}")
     if not cuda:
         fitting = [build for build in cpu_builds if versions.minor(build) in versions.TORCH]
         if wanted:
@@ -181,7 +182,7 @@ def choose_torch(cpu_builds: list[str], wanted: str | None, *, cuda: bool) -> st
     return chosen if chosen.count(".") > 1 else f"{chosen}.*"
 
 
-def _cpu_builds(installer: list[str], index: list[str]) -> list[str]:
+def _cpu_builds(installer: list[str], index: list[str], wanted: str | None) -> list[str]:
     """CPU builds of torch that the installer finds without being told where; none if it cannot say."""
     if installer[0] != "uv":
         command = [*installer, "index", "versions", "torch", *index]
@@ -189,8 +190,8 @@ def _cpu_builds(installer: list[str], index: list[str]) -> list[str]:
         if reason(listed.stderr) == UNREACHABLE:
             raise InstallError(UNREACHABLE)
         return re.findall(r"\d[\d.]*\+cpu", listed.stdout)
-    newest = os.environ.get("TORCH") or versions.TORCH[-1]
-    command = ["uv", "pip", "install", "--dry-run", "--no-deps", "--torch-backend", "cpu", f"torch=={newest}.*"]
+    requirement = f"torch=={choose_torch([], wanted, cuda=False)}"
+    command = ["uv", "pip", "install", "--dry-run", "--no-deps", "--torch-backend", "cpu", requirement]
     tried = subprocess.run(command, capture_output=True, text=True, env=_environment(), check=False)
     return re.findall(r"torch==(\S+\+cpu)", tried.stderr)
 
@@ -206,9 +207,21 @@ def _environment() -> dict[str, str]:
 
 def _run(command: list[str], failed: str) -> None:
     """Runs a command whose standard error is shown only if it fails, and of that the line that says why."""
-    ran = subprocess.run(command, stderr=subprocess.PIPE, text=True, cwd=ROOT, env=_environment(), check=False)
-    if ran.returncode:
-        raise InstallError(f"{failed}: {reason(ran.stderr)}")
+    with subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, cwd=ROOT, env=_environment(), start_new_session=True
+    ) as process:
+        try:
+            _, said = process.communicate()
+        except KeyboardInterrupt:
+            # Its children, too: they would go on writing into what is about to be removed.
+            os.killpg(process.pid, signal.SIGINT)
+            try:
+                process.communicate(timeout=5)
+            finally:
+                os.killpg(process.pid, signal.SIGKILL)
+            raise
+    if process.returncode:
+        raise InstallError(f"{failed}: {reason(said)}")
 
 
 def reason(said: str) -> str:
