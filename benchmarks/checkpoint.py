@@ -18,6 +18,7 @@ from dist_rec.core.schema import Column, Manifest, Table
 from dist_rec.train.checkpoint import Checkpoints
 from dist_rec.train.config import CheckpointConfig, RunConfig
 from dist_rec.train.model import build_model, build_optimizer
+from dist_rec.train.spec import resolve
 
 DIM, TABLES, SAVES = 64, 8, 3
 
@@ -34,7 +35,7 @@ def stalls(gigabytes: float, folder: Path, asynchronous: bool) -> list[float]:
     config = RunConfig.parse({"data": {"path": "none"}, "head": {"name": "dlrm", "dim": DIM, "top": (64,)}})
     process = this_process("cpu")
     with process_group(process):
-        model = build_model(config, manifest, process)
+        model = build_model(resolve(config, manifest), process)
         optimizer = build_optimizer(config, model)
         checkpoints = Checkpoints(folder, CheckpointConfig(asynchronous=asynchronous, keep=1), process)
         checkpoints.reserve(model, optimizer)

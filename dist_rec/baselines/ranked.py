@@ -12,19 +12,20 @@ import torch
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 from torch import Tensor
-from torchrec.sparse.jagged_tensor import JaggedTensor
 
 from dist_rec.core.batch import Batch
 from dist_rec.core.errors import UserError
+from dist_rec.core.head import Ids
 from dist_rec.core.schema import Manifest
 from dist_rec.data.loader import Loader, LoaderConfig
 from dist_rec.data.negatives import seen_pairs
 from dist_rec.data.shards import Dataset
 from dist_rec.embedding.ranking import places_among
-from dist_rec.tasks.implicit import CANDIDATES, ITEM, LOWEST, USER, Implicit, check_candidates
+from dist_rec.tasks.implicit import CANDIDATES, ITEM, USER, Implicit, with_candidates
+from dist_rec.tasks.implicit import evidence_of as candidates_evidence
 from dist_rec.tasks.ranking_metrics import RankingMetrics
 from dist_rec.tasks.task import Evidence
-from dist_rec.tasks.top_n import TopN, column_of, evidence_of
+from dist_rec.tasks.top_n import TopN, evidence_of
 
 HISTORY, TARGET = "history", "target"
 # Numbers in a matrix of scores, 64 MiB.
@@ -97,29 +98,22 @@ def _holds_items(manifest: Manifest, name: str) -> bool:
 
 def _among_candidates(baseline: Baseline, batch: Batch, seen_UI: csr_array) -> Evidence:
     """As of `Implicit`: the item among its candidates; raises UserError if it has none."""
-    user_B, item_B, candidates = batch.ids[USER].values(), batch.ids[ITEM].values(), batch.ids[CANDIDATES]
-    lengths_B = candidates.lengths()
-    check_candidates(lengths_B)
-    scores_BI = torch.from_numpy(baseline.scores(seen_UI[user_B.numpy()]))
-    scores_BI[:, 0] = LOWEST
-    query_V = torch.arange(len(user_B)).repeat_interleave(lengths_B)
-    target_V, score_V = scores_BI[query_V, item_B[query_V]], scores_BI[query_V, candidates.values()]
-    places_B2 = torch.zeros(len(user_B), 2, dtype=torch.float64)
-    places_B2.index_add_(0, query_V, places_among(score_V.unsqueeze(1), target_V))
-    return places_B2, torch.ones_like(lengths_B), lengths_B + 1
+    scores_QI = torch.from_numpy(baseline.scores(seen_UI[batch.ids[USER].values().numpy()]))
+    grouped = with_candidates(batch)
+    assert grouped.groups is not None
+    return candidates_evidence(scores_QI.gather(1, grouped.groups.of(grouped.ids[ITEM].values())), grouped.groups)
 
 
 def _among_all(baseline: Baseline, batch: Batch, items: int) -> Evidence:
     """As of `TopN`: the targets among all items but those of the history and row 0, which is no item."""
-    history, target = column_of(batch, HISTORY), column_of(batch, TARGET)
+    history, target = batch.column(HISTORY), batch.column(TARGET)
     history_BI = _matrix(history, items)
     scores_BI = torch.from_numpy(baseline.scores(history_BI))
-    lengths_B, item_V = target.lengths(), target.values()
-    query_V = torch.arange(len(lengths_B)).repeat_interleave(lengths_B)
-    target_V = scores_BI[query_V, item_V]
+    query_V = torch.arange(batch.rows).repeat_interleave(target.lengths)
+    target_V = scores_BI[query_V, target.values]
     scores_BI[history_BI.nonzero()] = -torch.inf
     scores_BI[:, 0] = -torch.inf
-    return evidence_of(_places(scores_BI, query_V, item_V, target_V), target, history, items, len(lengths_B))
+    return evidence_of(_places(scores_BI, query_V, target.values, target_V), target, history, items)
 
 
 def _places(scores_BI: Tensor, query_V: Tensor, item_V: Tensor, target_V: Tensor) -> Tensor:
@@ -132,8 +126,8 @@ def _places(scores_BI: Tensor, query_V: Tensor, item_V: Tensor, target_V: Tensor
     return torch.cat(places)
 
 
-def _matrix(ids: JaggedTensor, items: int) -> csr_array:
+def _matrix(ids: Ids, items: int) -> csr_array:
     """1 where a row names an item, float32 [B, I]."""
-    ends_B = np.concatenate([[0], np.cumsum(ids.lengths().numpy())])
-    ones_V = np.ones(len(ids.values()), np.float32)
-    return csr_array((ones_V, ids.values().numpy(), ends_B), shape=(len(ends_B) - 1, items))
+    ends_B = np.concatenate([[0], np.cumsum(ids.lengths.numpy())])
+    ones_V = np.ones(len(ids.values), np.float32)
+    return csr_array((ones_V, ids.values.numpy(), ends_B), shape=(len(ends_B) - 1, items))

@@ -1,8 +1,10 @@
 """A batch of rows as the model receives it.
 
-Shapes: B rows of this process, P >= B rows of the process that has most, N dense features, F id features.
+Shapes: B rows of this process that the head scores, P >= B rows of the process that has most, N dense features, F id
+features, Q rows of the data, G members of a group. Without groups each row of the data is scored, and Q = B.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import Any, Self
 
@@ -10,6 +12,23 @@ import torch
 from torch import Tensor
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 from torchrec.streamable import Pipelineable
+
+from dist_rec.core.errors import UserError
+from dist_rec.core.head import Ids
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Rows of the data that became groups of scored rows: what was chosen, and then what it is compared with."""
+
+    present: Tensor
+    """bool [Q, G]; False where a shorter group is filled up."""
+    known: Tensor
+    """bool [Q, G]; False for items that training never saw, whose scores mean nothing."""
+
+    def of(self, scores_B: Tensor) -> Tensor:
+        """Scores by group, [Q, G]."""
+        return scores_B.view_as(self.present)
 
 
 @dataclass
@@ -24,12 +43,30 @@ class Batch(Pipelineable):
     weighted_ids: KeyedJaggedTensor
     """Weighted bags, likewise; no keys where the data has none."""
     labels: Tensor
-    """float32 [B]."""
+    """float32 [Q]."""
     weights: Tensor
-    """float32 [B], the weight of each row in the loss and the metrics; ones where the data has none."""
+    """float32 [Q], the weight of each row in the loss and the metrics; ones where the data has none."""
     scale: Tensor
     """float32 [], number of processes / rows of the global batch: the mean over processes of `scale * local sum` is
     the mean over the global batch, however unevenly its rows are dealt."""
+    groups: Groups | None = None
+    """With them a row of the data is scored G times."""
+    step: int = 0
+    """Global step, from 0."""
+
+    @property
+    def rows(self) -> int:
+        """B."""
+        return len(self.dense)
+
+    def column(self, name: str) -> Ids:
+        """The ids of the B rows in a bag or sequence, weighted or not; raises UserError if it was not read."""
+        for keyed in (self.ids, self.weighted_ids):
+            if name in keyed.keys():  # noqa: SIM118
+                jagged = keyed[name]
+                return Ids(jagged.values(), jagged.lengths()[: self.rows], jagged.weights_or_none())
+        known = [*self.ids.keys(), *self.weighted_ids.keys()]
+        raise UserError(f"the batches have no column {name!r}; they have {', '.join(known)}")
 
     def to(self, device: torch.device, non_blocking: bool = False) -> Self:
         """A copy on the device."""
@@ -41,8 +78,9 @@ class Batch(Pipelineable):
 
     def record_stream(self, stream: torch.Stream) -> None:
         """Tells the allocator that the stream uses these tensors."""
-        for field in fields(self):
-            getattr(self, field.name).record_stream(stream)
+        self._map(lambda value: value.record_stream(stream))
 
-    def _map(self, function: Any) -> Self:
-        return replace(self, **{field.name: function(getattr(self, field.name)) for field in fields(self)})
+    def _map(self, function: Callable[[Any], Any]) -> Self:
+        names = [field.name for field in fields(self) if field.name not in ("groups", "step")]
+        groups = self.groups and Groups(function(self.groups.present), function(self.groups.known))
+        return replace(self, groups=groups, **{name: function(getattr(self, name)) for name in names})

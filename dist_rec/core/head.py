@@ -1,6 +1,6 @@
 """What a recommender is to the rest of the system: a head on the sharded embedding layer.
 
-A head says which embeddings it wants (`lookups`) and turns dense features and looked-up embeddings into scores. It
+A head requests embeddings (`lookups`) and turns dense features and looked-up embeddings into scores. It
 knows of no shard, file or process. Its name is its file: `name = "dlrm"` is `dist_rec/heads/dlrm.py`, and a dotted
 name such as `my_package.my_head` is a module outside of the package.
 
@@ -12,18 +12,13 @@ import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, TypeAlias
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, TypeAlias
 
 from torch import Tensor, nn
 
 from dist_rec.core import config
 from dist_rec.core.errors import UserError
 from dist_rec.core.schema import Manifest
-
-if TYPE_CHECKING:
-    from torchrec.sparse.jagged_tensor import JaggedTensor
-
-    from dist_rec.embedding.scores import CatalogScores
 
 BUILT_IN = "dist_rec.heads"
 TableRows: TypeAlias = Callable[[str, Tensor], Tensor]
@@ -32,7 +27,7 @@ TableRows: TypeAlias = Callable[[str, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Lookup:
-    """A wish for embeddings: one row for each id of these features."""
+    """A request for embeddings: one row for each id of these features."""
 
     name: str
     features: tuple[str, ...]
@@ -48,7 +43,7 @@ class Lookup:
 
 @dataclass(frozen=True)
 class Catalog:
-    """A wish for a table of outputs: one row of weights for each id of a feature, that queries are scored against."""
+    """A request for a table of outputs: a row of weights for each id of a feature, that queries are scored against."""
 
     name: str
     feature: str
@@ -61,6 +56,17 @@ class Catalog:
     """As of `Lookup`."""
     tied: str | None = None
     """A lookup of the same table and dimension, whose weights queries are scored against."""
+
+
+class Ids(NamedTuple):
+    """Ids of B rows, end to end."""
+
+    values: Tensor
+    """int64 [V]."""
+    lengths: Tensor
+    """How many each row has, int [B]."""
+    weights: Tensor | None = None
+    """float32 [V]; None: each counts 1."""
 
 
 class Sequence(NamedTuple):
@@ -82,6 +88,8 @@ class Inputs:
     """For each pooled lookup, float32 [B, F, D]."""
     sequences: dict[str, dict[str, Sequence]] = field(default_factory=dict)
     """For each lookup without pooling, its features' sequences."""
+    step: int = 0
+    """Global step, from 0; 0 in evaluation."""
 
     def double(self) -> "Inputs":
         """The same in float64."""
@@ -90,7 +98,7 @@ class Inputs:
             name: {key: Sequence(x.values.double(), x.lengths) for key, x in features.items()}
             for name, features in self.sequences.items()
         }
-        return Inputs(self.dense.double(), pooled, sequences)
+        return Inputs(self.dense.double(), pooled, sequences, self.step)
 
 
 class Head(nn.Module, ABC):
@@ -106,7 +114,7 @@ class Head(nn.Module, ABC):
     @classmethod
     @abstractmethod
     def lookups(cls, config: Any, manifest: Manifest) -> tuple[Lookup, ...]:
-        """The embeddings that the head wants; raises UserError if the data cannot give them."""
+        """The embeddings that the head requests; raises UserError if the data cannot give them."""
 
     @abstractmethod
     def __init__(self, config: Any, manifest: Manifest) -> None:
@@ -137,13 +145,30 @@ class Head(nn.Module, ABC):
         self.load_state_dict(own)
 
 
+class Scores(Protocol):
+    """Scores of B queries against every row of a catalog; no process holds them all.
+
+    Every method is called by all processes; see `dist_rec.embedding.scores.CatalogScores`.
+    """
+
+    def __len__(self) -> int:
+        """B."""
+
+    def of_pairs(self, ids: Ids) -> Tensor:
+        """Scores of the rows that are named for each query, [V]."""
+
+
 class Query(NamedTuple):
-    """What the head of a catalog asks of it."""
+    """What the head of a catalog gives: what is scored, and where its scores or its loss are not the usual ones."""
 
     vectors: Tensor
     """float32 [B, D], to be scored against every row."""
     penalty: Tensor | None = None
     """float32 [B], added to the loss of each row of the batch."""
+    predict: Callable[[Any, Ids], Tensor] | None = None
+    """(scores, ids) → predictions of the named rows in the unit of their weights, [V]; None: their scores."""
+    loss: Callable[[Any, Ids], Tensor] | None = None
+    """(scores, targets) → the loss of each query, [B]; None: the task's."""
 
 
 class CatalogHead(Head):
@@ -157,18 +182,6 @@ class CatalogHead(Head):
     @abstractmethod
     def forward(self, inputs: Inputs) -> Query:
         """The queries."""
-
-    @abstractmethod
-    def loss(self, scores: "CatalogScores", targets: "JaggedTensor") -> Tensor:
-        """Of each query, [B]; see `dist_rec.embedding.catalog_losses`."""
-
-    def predict(self, scores_V: Tensor) -> Tensor:
-        """Predictions from scores of the catalog, in the unit of the targets' weights."""
-        return scores_V
-
-    def predict_targets(self, scores: "CatalogScores", targets: "JaggedTensor") -> Tensor:
-        """Predictions of the targets, in the unit of their weights, [V]; called by all processes."""
-        return self.predict(scores.of_pairs(targets))
 
 
 def head_names() -> list[str]:

@@ -22,7 +22,7 @@ class Slice(NamedTuple):
     stop: int
 
 
-def collate(slices: Sequence[Slice], layout: Layout, padded: int, scale: float) -> Batch:
+def collate(slices: Sequence[Slice], layout: Layout, padded: int, scale: float, step: int = 0) -> Batch:
     """Joins slices into a batch of B rows; an empty list gives an empty batch.
 
     Args:
@@ -30,6 +30,7 @@ def collate(slices: Sequence[Slice], layout: Layout, padded: int, scale: float) 
         layout: the columns, in order.
         padded: rows of the id features, P (see `Batch.ids`).
         scale: see `Batch.scale`.
+        step: the global one.
     """
     num_dense = len(layout.dense)
     # Few calls on whole batches: each gives way to the thread that reads, and then waits for it.
@@ -46,6 +47,7 @@ def collate(slices: Sequence[Slice], layout: Layout, padded: int, scale: float) 
         labels=labels,
         weights=weights[0] if weights else torch.ones(len(floats)),
         scale=torch.tensor(scale),
+        step=step,
     )
 
 

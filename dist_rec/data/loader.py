@@ -83,7 +83,7 @@ class Loader:
         world: number of processes.
         seed: of the order.
         shuffle: False reads in the order of the files.
-        expand: what becomes of the batch of a global step, in the thread that makes it.
+        transform: what becomes of the batch of a global step, in the thread that makes it.
 
     Raises:
         UserError: if the split is empty or there are more processes than rows in a batch or streams.
@@ -101,7 +101,7 @@ class Loader:
         world: int = 1,
         seed: int = 0,
         shuffle: bool = True,
-        expand: Callable[[Batch, int], Batch] | None = None,
+        transform: Callable[[Batch, int], Batch] | None = None,
     ) -> None:
         if world > min(batch, config.streams):
             raise UserError(
@@ -116,7 +116,7 @@ class Loader:
         block_rows = [rows for _, _, rows in self._blocks]
         self._block_rows = np.array(block_rows, np.int64)
         self._first_rows = _first_rows(self._blocks)
-        self._expand = expand
+        self._transform = transform
         self.read_block = lru_cache(SHARED_BLOCKS)(self._read_block)
         self.rows = int(self._block_rows.sum())
         if not self.rows:
@@ -185,10 +185,10 @@ class Loader:
             samples = range(step * self._batch, min((step + 1) * self._batch, self.rows))
             slices = [piece for stream in streams for piece in stream.advance(order.taken(stream.index, samples.stop))]
             padded = most_rows(samples, self._world, config.streams)
-            batch = collate(slices, self.layout, padded, self._world / len(samples))
-            skipped = self.share(step)[1] - len(batch.labels)
-            expanded = batch if self._expand is None else self._expand(batch, epoch * self.steps_per_epoch + step)
-            yield expanded, skipped
+            global_step = epoch * self.steps_per_epoch + step
+            batch = collate(slices, self.layout, padded, self._world / len(samples), global_step)
+            skipped = self.share(step)[1] - batch.rows
+            yield batch if self._transform is None else self._transform(batch, global_step), skipped
 
     def _read_block(self, block: int) -> Rows:
         """Reads, checks and decodes a block by its place in the split."""

@@ -7,17 +7,16 @@ Shapes: B queries of this process, V targets of all of them end to end, S sample
 """
 
 import math
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torchrec.sparse.jagged_tensor import JaggedTensor
 
+from dist_rec.core.head import Ids
 from dist_rec.embedding.scores import LOGSUMEXP, SUM_SOFTPLUS, SUM_SQUARES, CatalogScores
 
 
-def cross_entropy(scores: CatalogScores, targets: JaggedTensor) -> Tensor:
+def cross_entropy(scores: CatalogScores, targets: Ids) -> Tensor:
     """Multinomial log-likelihood, -Σ_t w_t log softmax(s)_t: Liang et al. 2018, "Variational Autoencoders for
     Collaborative Filtering", equation 2; with one target of weight 1 it is the softmax cross-entropy.
 
@@ -30,7 +29,7 @@ def cross_entropy(scores: CatalogScores, targets: JaggedTensor) -> Tensor:
     return _sum_by_query(scores, targets, weight_V) * scores.over_rows(LOGSUMEXP) - of_targets_B
 
 
-def logistic(scores: CatalogScores, targets: JaggedTensor) -> Tensor:
+def logistic(scores: CatalogScores, targets: Ids) -> Tensor:
     """Logistic log-likelihood of every row, -Σ_i x_i log σ(s_i) + (1 - x_i) log(1 - σ(s_i)): Liang et al. 2018, eq. 4.
 
     Args:
@@ -41,7 +40,7 @@ def logistic(scores: CatalogScores, targets: JaggedTensor) -> Tensor:
     return scores.over_rows(SUM_SOFTPLUS) - of_targets_B
 
 
-def gaussian(scores: CatalogScores, targets: JaggedTensor, confidence: float, background: float) -> Tensor:
+def gaussian(scores: CatalogScores, targets: Ids, confidence: float, background: float) -> Tensor:
     """Gaussian log-likelihood of every row, Σ_i c_i / 2 (x_i - s_i)²: Liang et al. 2018, equation 3.
 
     Args:
@@ -55,17 +54,15 @@ def gaussian(scores: CatalogScores, targets: JaggedTensor, confidence: float, ba
     return (background * scores.over_rows(SUM_SQUARES) + _sum_by_query(scores, targets, loss_V)) / 2
 
 
-def squared_error(
-    scores: CatalogScores, observed: JaggedTensor, predict: Callable[[Tensor], Tensor] = lambda s: s
-) -> Tensor:
-    """Σ_t (w_t - f(s_t))² over the observed rows alone: Sedhain et al. 2015, "AutoRec", equation 1.
+def squared_error(scores: CatalogScores, observed: Ids) -> Tensor:
+    """Σ_t (w_t - p_t)² of predictions p over the observed rows alone: Sedhain et al. 2015, "AutoRec", equation 1.
 
     Args:
         scores: of B queries.
         observed: rows of each query; what was observed is their weight.
-        predict: f, element by element.
     """
-    error_V = observed.weights() - predict(scores.of_pairs(observed))
+    assert observed.weights is not None
+    error_V = observed.weights - scores.predict(observed)
     return _sum_by_query(scores, observed, error_V.square())
 
 
@@ -110,7 +107,7 @@ def top1(target_V: Tensor, sampled_VS: Tensor, same_VS: Tensor) -> Tensor:
     return _mean_over_samples(loss_VS, same_VS)
 
 
-def against_samples(scores: CatalogScores, targets: JaggedTensor, ids_S: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def against_samples(scores: CatalogScores, targets: Ids, ids_S: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """What the sampled losses compare.
 
     Args:
@@ -122,7 +119,7 @@ def against_samples(scores: CatalogScores, targets: JaggedTensor, ids_S: Tensor)
         Scores of the targets [V] and, for each, of the samples [V, S], and where a sample is the target [V, S].
     """
     sampled_VS = scores.of_rows(ids_S).index_select(0, scores.query_of(targets))
-    return scores.of_pairs(targets), sampled_VS, targets.values().unsqueeze(1) == ids_S
+    return scores.of_pairs(targets), sampled_VS, targets.values.unsqueeze(1) == ids_S
 
 
 def _mean_over_samples(loss_VS: Tensor, same_VS: Tensor) -> Tensor:
@@ -130,10 +127,9 @@ def _mean_over_samples(loss_VS: Tensor, same_VS: Tensor) -> Tensor:
     return loss_VS.masked_fill(same_VS, 0).sum(1) / samples_V
 
 
-def _weights(targets: JaggedTensor) -> Tensor:
-    weights_V = targets.weights_or_none()
-    return torch.ones_like(targets.values(), dtype=torch.float32) if weights_V is None else weights_V
+def _weights(targets: Ids) -> Tensor:
+    return torch.ones_like(targets.values, dtype=torch.float32) if targets.weights is None else targets.weights
 
 
-def _sum_by_query(scores: CatalogScores, ids: JaggedTensor, values_V: Tensor) -> Tensor:
+def _sum_by_query(scores: CatalogScores, ids: Ids, values_V: Tensor) -> Tensor:
     return values_V.new_zeros(len(scores)).index_add(0, scores.query_of(ids), values_V)

@@ -11,20 +11,20 @@ Shapes: B rows, D hidden units, V visible units of all rows end to end, K levels
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torchrec.sparse.jagged_tensor import JaggedTensor
 
+from dist_rec.core.head import Ids
 from dist_rec.core.noise import noise
 from dist_rec.embedding.scores import CatalogScores
 
 
-def level_scores(scores: CatalogScores, visible: JaggedTensor, levels: int) -> Tensor:
+def level_scores(scores: CatalogScores, visible: Ids, levels: int) -> Tensor:
     """Logits of each level of the visible units, whatever levels are named, [V, K]."""
-    first_V = visible.values() // levels * levels
+    first_V = visible.values // levels * levels
     ids_VK = first_V.unsqueeze(1) + torch.arange(levels, device=first_V.device)
-    return scores.of_pairs(JaggedTensor(ids_VK.view(-1), lengths=visible.lengths() * levels)).view(-1, levels)
+    return scores.of_pairs(Ids(ids_VK.view(-1), visible.lengths * levels)).view(-1, levels)
 
 
-def negative_phase(scores: CatalogScores, visible: JaggedTensor, levels: int, bias_D: Tensor, steps: int) -> Tensor:
+def negative_phase(scores: CatalogScores, visible: Ids, levels: int, bias_D: Tensor, steps: int) -> Tensor:
     """Free energy of what the machine makes of the visible units, [B].
 
     The difference of the data's free energy and this one has the gradient of contrastive divergence, since samples are
@@ -43,18 +43,18 @@ def negative_phase(scores: CatalogScores, visible: JaggedTensor, levels: int, bi
         with torch.no_grad():
             on_BD = functional.pad((noise.uniform_like(hidden_BD) < hidden_BD).float(), (0, padding))
             logits_VK = level_scores(CatalogScores(scores.shard, on_BD), visible, levels)
-            reconstructed = JaggedTensor(_drawn(logits_VK, visible), lengths=visible.lengths())
+            reconstructed = Ids(_drawn(logits_VK, visible), visible.lengths)
         input_BD = bias_D + scores.pooled(reconstructed)[:, : len(bias_D)]
         hidden_BD = input_BD.detach().sigmoid()
     return hidden_energy(input_BD) - scores.pooled_biases(reconstructed)
 
 
-def _drawn(logits_VK: Tensor, visible: JaggedTensor) -> Tensor:
+def _drawn(logits_VK: Tensor, visible: Ids) -> Tensor:
     """A level of each unit by its probability, as a row of the catalog."""
     levels = logits_VK.shape[1]
     cumulative_VK = logits_VK.softmax(1).cumsum(1)[:, :-1]
-    level_V = (noise.uniform_of_ids(visible.lengths()).unsqueeze(1) > cumulative_VK).sum(1)
-    return visible.values() // levels * levels + level_V
+    level_V = (noise.uniform_of_ids(visible.lengths).unsqueeze(1) > cumulative_VK).sum(1)
+    return visible.values // levels * levels + level_V
 
 
 def hidden_energy(input_BD: Tensor) -> Tensor:

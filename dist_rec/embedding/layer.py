@@ -57,10 +57,10 @@ class EmbeddingLayer(nn.Module):
             weighted_ids = batch.weighted_ids if self.drop_ids is None else self.drop_ids(batch.weighted_ids)
             found.append(self.weighted_bags(weighted_ids))
         if self.regroup is not None:
-            pooled = self.regroup(found, batch.labels, batch.ids, batch.weighted_ids)
+            pooled = self.regroup(found, batch.rows, batch.ids, batch.weighted_ids)
         if self.sequences is not None:
-            sequences = self.split(self.sequences(batch.ids), batch.labels)
-        return Inputs(dense=batch.dense, pooled=pooled, sequences=sequences)
+            sequences = self.split(self.sequences(batch.ids), batch.rows)
+        return Inputs(dense=batch.dense, pooled=pooled, sequences=sequences, step=batch.step)
 
 
 class _DropIds(nn.Module):
@@ -100,7 +100,7 @@ class _Regroup(nn.Module):
         self._first = {own[0]: name for name, own in self._keys.items()}
 
     def forward(
-        self, found: list[KeyedTensor], labels_B: Tensor, ids: KeyedJaggedTensor, weighted_ids: KeyedJaggedTensor
+        self, found: list[KeyedTensor], rows: int, ids: KeyedJaggedTensor, weighted_ids: KeyedJaggedTensor
     ) -> dict[str, Tensor]:
         columns: dict[str, Tensor] = {}
         blocks: dict[str, Tensor] = {}
@@ -110,7 +110,7 @@ class _Regroup(nn.Module):
                 columns |= keyed.to_dict()
             else:
                 blocks |= zip(runs, _split(keyed, [len(self._keys[name]) for name in runs]), strict=True)
-        rows, unweighted = len(labels_B), ids.keys()
+        unweighted = ids.keys()
         pooled = {}
         for lookup in self._lookups:
             x_BFD = blocks.get(lookup.name)
@@ -159,8 +159,7 @@ class _Split(nn.Module):
         super().__init__()
         self._lookups, self._keys = lookups, keys
 
-    def forward(self, found: dict[str, JaggedTensor], labels_B: Tensor) -> dict[str, dict[str, Sequence]]:
-        rows = len(labels_B)
+    def forward(self, found: dict[str, JaggedTensor], rows: int) -> dict[str, dict[str, Sequence]]:
         return {
             lookup.name: {feature: self._sequence(found, lookup, feature, rows) for feature in lookup.features}
             for lookup in self._lookups

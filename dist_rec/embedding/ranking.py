@@ -10,8 +10,8 @@ from typing import Self
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torchrec.sparse.jagged_tensor import JaggedTensor
 
+from dist_rec.core.head import Ids
 from dist_rec.embedding.scores import CatalogScores, TableShard, rows_at_once
 
 # Numbers in a chunk of the matrix of scores, 64 MiB.
@@ -21,7 +21,7 @@ QUERIES = 256
 
 
 @torch.no_grad()
-def top_k(scores: CatalogScores, k: int, exclude: JaggedTensor | None = None) -> tuple[Tensor, Tensor]:
+def top_k(scores: CatalogScores, k: int, exclude: Ids | None = None) -> tuple[Tensor, Tensor]:
     """The K rows with the highest scores, best first; which of equal ones is not defined. Called by all processes.
 
     Args:
@@ -64,7 +64,7 @@ def best_of(k: int, *parts: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def places(scores: CatalogScores, targets: JaggedTensor, exclude: JaggedTensor | None = None) -> Tensor:
+def places(scores: CatalogScores, targets: Ids, exclude: Ids | None = None) -> Tensor:
     """The places of each target, [V, 2]: how many rows have a higher score, and how many others a score not lower.
 
     They are NaN for a target whose score is. Called by all processes.
@@ -122,7 +122,7 @@ class _Excluded:
         s_GC[self.query_X[first:last], self.row_X[first:last] - chunk.start] = -torch.inf
 
 
-def _excluded(scores: CatalogScores, ids: JaggedTensor | None) -> _Excluded:
+def _excluded(scores: CatalogScores, ids: Ids | None) -> _Excluded:
     if ids is None:
         nothing = torch.empty(0, dtype=torch.int64, device=scores.queries_BD.device)
         return _Excluded(nothing, nothing)

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
-from torchrec.sparse.jagged_tensor import JaggedTensor
 
 from dist_rec.core.collective import Gathered, gather_over_processes, logsumexp_over_processes, sum_over_processes
+from dist_rec.core.head import Ids
 from dist_rec.embedding.pairs import QueryRows, score_pairs, sum_rows
 
 # Numbers in a chunk of the matrix of scores, 16 MiB.
@@ -154,6 +154,8 @@ class CatalogScores:
 
     def __init__(self, shard: TableShard, queries_BD: Tensor) -> None:
         self.shard, self.queries_BD = shard, queries_BD
+        self.prediction: Callable[[CatalogScores, Ids], Tensor] | None = None
+        """The head's rule for `predict`, see `Query`."""
 
     def __len__(self) -> int:
         return len(self.queries_BD)
@@ -173,14 +175,18 @@ class CatalogScores:
         total_G = _OverShard.apply(reduction, self.queries.rows, self.shard.weight, self.shard.bias)
         return self.queries.own(reduction.over_processes(total_G))
 
-    def of_pairs(self, ids: JaggedTensor) -> Tensor:
+    def of_pairs(self, ids: Ids) -> Tensor:
         """Scores of the rows that are named for each query, [V]; computed where the rows are.
 
         Args:
-            ids: rows of the table for each of the B queries; further rows of the batch are empty ones.
+            ids: rows of the table for each of the B queries.
         """
         pairs = self.gather_pairs(ids)
         return pairs.gathered.own(self.of_gathered(pairs))
+
+    def predict(self, ids: Ids) -> Tensor:
+        """Predictions of the rows that are named for each query, in the unit of their weights, [V]."""
+        return self.of_pairs(ids) if self.prediction is None else self.prediction(self, ids)
 
     def of_gathered(self, pairs: Pairs) -> Tensor:
         """Scores of the pairs of all processes."""
@@ -205,27 +211,26 @@ class CatalogScores:
         row_SE = sum_over_processes(row_UE.new_zeros(len(ids_S), row_UE.shape[1]).index_copy(0, here_U, row_UE))
         return torch.addmm(row_SE[:, -1], self.queries_BD, row_SE[:, :-1].t())
 
-    def pooled(self, ids: JaggedTensor) -> Tensor:
+    def pooled(self, ids: Ids) -> Tensor:
         """Sum of the weights of the rows that are named for each query, [B, D]; `ids` as of `of_pairs`."""
         return self._sum_by_query(ids, self.shard.weight)
 
-    def pooled_biases(self, ids: JaggedTensor) -> Tensor:
+    def pooled_biases(self, ids: Ids) -> Tensor:
         """Sum of their biases, [B]."""
         assert self.shard.bias is not None
         return self._sum_by_query(ids, self.shard.bias).squeeze(1)
 
-    def _sum_by_query(self, ids: JaggedTensor, rows_RD: Tensor) -> Tensor:
+    def _sum_by_query(self, ids: Ids, rows_RD: Tensor) -> Tensor:
         _, here = self._here(self.gather_pairs(ids))
         return self.queries.own(sum_over_processes(sum_rows(here, rows_RD)))
 
-    def query_of(self, ids: JaggedTensor) -> Tensor:
+    def query_of(self, ids: Ids) -> Tensor:
         """The query, among this process's, that each of V ids belongs to."""
-        lengths_B = ids.lengths()[: len(self)]
-        queries_B = torch.arange(len(self), device=lengths_B.device)
-        return queries_B.repeat_interleave(lengths_B, output_size=len(ids.values()))
+        queries_B = torch.arange(len(self), device=ids.lengths.device)
+        return queries_B.repeat_interleave(ids.lengths, output_size=len(ids.values))
 
-    def gather_pairs(self, ids: JaggedTensor) -> Pairs:
+    def gather_pairs(self, ids: Ids) -> Pairs:
         """The pairs of all processes."""
         query_V = self.query_of(ids) + self.queries.start
-        gathered = gather_over_processes(torch.stack([query_V, ids.values().long()], dim=1))
+        gathered = gather_over_processes(torch.stack([query_V, ids.values.long()], dim=1))
         return Pairs(gathered.rows[:, 0], gathered.rows[:, 1], gathered)

@@ -10,7 +10,7 @@ W and b give what is above the mean rating of training, and a sigmoid goes from 
 Shapes: B rows, D hidden units, V known ratings of all of them.
 """
 
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 from pydantic import Field
@@ -19,12 +19,7 @@ from torch import Tensor, nn
 from dist_rec.core import config, head
 from dist_rec.core.errors import UserError
 from dist_rec.core.schema import Manifest
-from dist_rec.embedding.catalog_losses import squared_error
-
-if TYPE_CHECKING:
-    from torchrec.sparse.jagged_tensor import JaggedTensor
-
-    from dist_rec.embedding.scores import CatalogScores
+from dist_rec.embedding.scores import CatalogScores
 
 Activation = Literal["identity", "sigmoid"]
 
@@ -69,16 +64,12 @@ class AutoRec(head.CatalogHead):
         self.bias = nn.Parameter(torch.zeros(config.hidden))
 
     def forward(self, inputs: head.Inputs) -> head.Query:
-        """g(V r + μ), [B, D]."""
-        return head.Query(_activate(self.g, inputs.pooled["encoder"].squeeze(1) + self.bias))
+        """g(V r + μ), [B, D], and f."""
+        hidden_BD = _activate(self.g, inputs.pooled["encoder"].squeeze(1) + self.bias)
+        return head.Query(hidden_BD, predict=self._ratings)
 
-    def loss(self, scores: "CatalogScores", targets: "JaggedTensor") -> Tensor:
-        """Squared errors of the known ratings, summed over each row: [B]."""
-        return squared_error(scores, targets, self.predict)
-
-    def predict(self, scores_V: Tensor) -> Tensor:
-        """Ratings, [V]."""
-        return self.zero + self.unit * _activate(self.f, scores_V)
+    def _ratings(self, scores: CatalogScores, ids: head.Ids) -> Tensor:
+        return self.zero + self.unit * _activate(self.f, scores.of_pairs(ids))
 
 
 def _activate(activation: Activation, x: Tensor) -> Tensor:

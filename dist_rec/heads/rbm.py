@@ -7,8 +7,6 @@ the catalog are the same weights W; the hidden units of the data are a lookup, t
 Shapes: B rows, D hidden units, V targets, K levels.
 """
 
-from typing import TYPE_CHECKING
-
 import torch
 from pydantic import Field
 from torch import Tensor, nn
@@ -17,11 +15,7 @@ from dist_rec.core import config, head
 from dist_rec.core.errors import UserError
 from dist_rec.core.schema import Manifest
 from dist_rec.embedding.contrastive import hidden_energy, level_scores, negative_phase
-
-if TYPE_CHECKING:
-    from torchrec.sparse.jagged_tensor import JaggedTensor
-
-    from dist_rec.embedding.scores import CatalogScores
+from dist_rec.embedding.scores import CatalogScores
 
 
 class RBM(head.CatalogHead):
@@ -64,14 +58,14 @@ class RBM(head.CatalogHead):
     def forward(self, inputs: head.Inputs) -> head.Query:
         """Probabilities of the hidden units [B, D], and their part of the data's free energy."""
         input_BD = self.bias + inputs.pooled["weights"].squeeze(1).float()
-        return head.Query(input_BD.sigmoid(), hidden_energy(input_BD))
+        return head.Query(input_BD.sigmoid(), hidden_energy(input_BD), self._ratings, self._loss)
 
-    def loss(self, scores: "CatalogScores", targets: "JaggedTensor") -> Tensor:
+    def _loss(self, scores: CatalogScores, targets: head.Ids) -> Tensor:
         """The rest of the difference of the free energies of data and reconstruction, [B]."""
         reconstruction_B = negative_phase(scores, targets, len(self.rating_K), self.bias, self.gibbs_steps)
         return -scores.pooled_biases(targets) - reconstruction_B
 
-    def predict_targets(self, scores: "CatalogScores", targets: "JaggedTensor") -> Tensor:
-        """Expected ratings, [V]."""
-        probability_VK = level_scores(scores, targets, len(self.rating_K)).softmax(1)
+    def _ratings(self, scores: CatalogScores, ids: head.Ids) -> Tensor:
+        """Expectations over the levels, [V]."""
+        probability_VK = level_scores(scores, ids, len(self.rating_K)).softmax(1)
         return probability_VK @ self.rating_K.to(probability_VK.dtype)

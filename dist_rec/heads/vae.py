@@ -12,7 +12,7 @@ Shapes: B rows, D hidden units, L latent dimension.
 """
 
 from itertools import pairwise
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 from pydantic import Field, PositiveInt
@@ -22,13 +22,9 @@ from dist_rec.core import config, head
 from dist_rec.core.errors import UserError
 from dist_rec.core.noise import noise
 from dist_rec.core.schema import Manifest
-from dist_rec.embedding.catalog_losses import cross_entropy, gaussian, logistic
+from dist_rec.embedding.catalog_losses import gaussian, logistic
+from dist_rec.embedding.scores import CatalogScores
 from dist_rec.nn.fields import id_features
-
-if TYPE_CHECKING:
-    from torchrec.sparse.jagged_tensor import JaggedTensor
-
-    from dist_rec.embedding.scores import CatalogScores
 
 
 class VAE(head.CatalogHead):
@@ -59,9 +55,6 @@ class VAE(head.CatalogHead):
         """Of a user's items, c of the Gaussian likelihood."""
         background: float = Field(0.1, gt=0)
         """Of all other items."""
-
-    steps: Tensor
-    """Training steps so far, int64 []."""
 
     @classmethod
     def lookups(cls, config: Config, manifest: Manifest) -> tuple[head.Lookup, ...]:
@@ -94,34 +87,22 @@ class VAE(head.CatalogHead):
         self.decoder = nn.Sequential(
             *bounded, *(layer for sizes in decoder for layer in (nn.Linear(*sizes), nn.Tanh()))
         )
-        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
 
     def forward(self, inputs: head.Inputs) -> head.Query:
-        """What is scored against the items, [B, D], and β KL, [B]."""
+        """What is scored against the items, [B, D], β KL, [B], and the likelihood of the items."""
         code_BE = self.encoder(inputs.pooled["encoder"].squeeze(1) + self.bias)
+        own = {"multinomial": None, "gaussian": self._gaussian, "logistic": logistic}[self.config.likelihood]
         if not self.config.variational:
-            return head.Query(self.decoder(code_BE))
+            return head.Query(self.decoder(code_BE), loss=own)
         mean_BL, log_variance_BL = code_BE.to(self.bias.dtype).chunk(2, dim=1)
         if not self.training:
             return head.Query(self.decoder(mean_BL))
         z_BL = mean_BL + noise.normal_like(mean_BL) * (log_variance_BL / 2).exp()
-        return head.Query(self.decoder(z_BL), self._next_beta() * kl_from_normal(mean_BL, log_variance_BL))
+        beta = min(inputs.step / self.config.anneal_steps, self.config.beta)
+        return head.Query(self.decoder(z_BL), beta * kl_from_normal(mean_BL, log_variance_BL), loss=own)
 
-    def loss(self, scores: "CatalogScores", targets: "JaggedTensor") -> Tensor:
-        """Negative log-likelihood of the items of each row, [B]."""
-        match self.config.likelihood:
-            case "multinomial":
-                return cross_entropy(scores, targets)
-            case "gaussian":
-                return gaussian(scores, targets, self.config.confidence, self.config.background)
-            case "logistic":
-                return logistic(scores, targets)
-
-    def _next_beta(self) -> Tensor:
-        """β of this step, []; counts the steps, so that a resumed run goes on where it was."""
-        beta = (self.steps / self.config.anneal_steps).clamp(max=self.config.beta)
-        self.steps += 1
-        return beta
+    def _gaussian(self, scores: CatalogScores, targets: head.Ids) -> Tensor:
+        return gaussian(scores, targets, self.config.confidence, self.config.background)
 
 
 def kl_from_normal(mean_BL: Tensor, log_variance_BL: Tensor) -> Tensor:

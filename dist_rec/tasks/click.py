@@ -1,4 +1,4 @@
-"""Click-through rate: does the user click? Labels are 0 or 1, scores are logits."""
+"""Click-through rate: will it be clicked? Labels are 0 or 1, scores are logits."""
 
 from typing import Literal
 
@@ -14,31 +14,38 @@ from dist_rec.tasks import task
 from dist_rec.tasks.metrics import ClickMetrics
 
 
-class Click(task.PairTask):
-    """Log loss; the best model has the largest AUC."""
+class Click(task.Task):
+    """Log loss."""
 
     class Config(config.Config):
-        """Has no settings."""
+        """What the best model is."""
 
         name: Literal["click"] = "click"
+        best: Literal["auc", "logloss", "ne"] = "auc"
+        """The metric that early stopping and the best checkpoint go by."""
 
-    best = ("auc", max)
+    judges = ("rows",)
 
-    def loss_sum(self, scores_B: Tensor, labels_B: Tensor, weights_B: Tensor) -> Tensor:
-        """Weighted sum of the log losses (binary cross-entropy), []."""
-        return functional.binary_cross_entropy_with_logits(scores_B, labels_B, weights_B, reduction="sum")
+    def loss(self, scores: Tensor, batch: Batch) -> Tensor:
+        """Binary cross-entropy, [B]."""
+        labels_B = batch.labels.to(scores.dtype)
+        return functional.binary_cross_entropy_with_logits(scores, labels_B, reduction="none")
+
+    def evidence(self, scores: Tensor, batch: Batch) -> task.Evidence:
+        """Logits, labels and weights, [B] each."""
+        return scores.float(), batch.labels, batch.weights
 
     def metrics(self, device: torch.device) -> ClickMetrics:
         """AUC, log loss, normalised entropy and calibration."""
         return ClickMetrics(device)
 
-    def expand(self, dataset: Dataset, training: bool, seed: int) -> task.Expand:
+    def for_evaluation(self, dataset: Dataset) -> task.Transform:
         """Refuses labels that are neither 0 nor 1."""
 
-        def checked(batch: Batch, step: int) -> Batch:
+        def check_labels(batch: Batch, step: int) -> Batch:
             bad = batch.labels[(batch.labels != 0) & (batch.labels != 1)]
             if len(bad):
                 raise UserError(f"{dataset.path}: a label is {float(bad[0]):g}; task 'click' wants 0 and 1")
             return batch
 
-        return checked
+        return check_labels

@@ -9,9 +9,28 @@ Shape suffixes: B queries of a batch, V targets of all of them end to end, 2 the
 
 import torch
 import torch.distributed as dist
+from pydantic import ValidationInfo, field_validator
 from torch import Tensor
 
+from dist_rec.core.config import Config
 from dist_rec.core.errors import UserError
+
+
+class RankingConfig(Config):
+    """Settings of tasks that are judged by ranked lists: `cutoffs`, and `best`, which is one of the metrics at them."""
+
+    @field_validator("best", check_fields=False)
+    @classmethod
+    def _is_computed(cls, best: str, info: ValidationInfo) -> str:
+        known = metric_names(info.data.get("cutoffs", ()))
+        if best not in known:
+            raise ValueError(f"with these task.cutoffs it is one of {', '.join(known)}")
+        return best
+
+
+def metric_names(cutoffs: tuple[int, ...]) -> list[str]:
+    """The metrics of lists that are cut off there, all of them better the larger they are."""
+    return [*(f"{name}@{k}" for k in cutoffs for name in ("hr", "ndcg", "recall", "precision")), "mrr", "map", "auc"]
 
 
 class RankingMetrics:
@@ -24,8 +43,7 @@ class RankingMetrics:
 
     def __init__(self, device: torch.device | str, cutoffs: tuple[int, ...]) -> None:
         self._cutoffs = cutoffs
-        names = [f"{name}@{k}" for k in cutoffs for name in ("hr", "ndcg", "recall", "precision")]
-        self._names = ["rows", *names, "mrr", "map", "auc"]
+        self._names = ["rows", *metric_names(cutoffs)]
         self._sums = torch.zeros(len(self._names), dtype=torch.float64, device=device)
 
     def update(self, places_V2: Tensor, targets_B: Tensor, candidates_B: Tensor) -> None:

@@ -1,42 +1,48 @@
-"""Ratings: how much will the user like it? Labels are numbers, scores are in their unit."""
+"""Ratings: how much will the user like it? Labels are numbers, predictions are in their unit.
+
+A head that scores rows predicts their labels; a head of a catalog predicts the ratings that are the targets' weights.
+"""
 
 from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torchrec.sparse.jagged_tensor import JaggedTensor
 
 from dist_rec.core import config
 from dist_rec.core.batch import Batch
-from dist_rec.core.head import CatalogHead
-from dist_rec.embedding.scores import CatalogScores
+from dist_rec.embedding.catalog_losses import squared_error
 from dist_rec.tasks import task
 from dist_rec.tasks.metrics import RatingMetrics
 
 
-class Rating(task.PairTask, task.CatalogTask):
-    """Squared loss; the best model has the smallest RMSE."""
+class Rating(task.Task):
+    """Squared loss."""
 
     class Config(config.Config):
-        """The scale of the ratings."""
+        """The scale of the ratings, and what the best model is."""
 
         name: Literal["rating"] = "rating"
         range: tuple[float, float] | None = None
         """Smallest and largest rating: predictions outside count as these in the metrics, not in the loss."""
+        best: Literal["rmse", "mae"] = "rmse"
+        """The metric that early stopping and the best checkpoint go by."""
 
-    best = ("rmse", min)
+    judges = ("rows", "catalog")
 
-    def loss_sum(self, scores_B: Tensor, labels_B: Tensor, weights_B: Tensor) -> Tensor:
-        """Weighted sum of the squared errors, []."""
-        return (weights_B * functional.mse_loss(scores_B, labels_B, reduction="none")).sum()
+    def loss(self, scores: task.Scores, batch: Batch) -> Tensor:
+        """Squared error of each row, or the sum of those of its targets, [B]."""
+        if isinstance(scores, Tensor):
+            return functional.mse_loss(scores, batch.labels.to(scores.dtype), reduction="none")
+        return squared_error(scores, self.targets(batch))
 
-    def catalog_evidence(
-        self, head: CatalogHead, scores: CatalogScores, targets: JaggedTensor, batch: Batch
-    ) -> task.Evidence:
-        """Predictions of the targets, which are their ratings' weights; all count alike, [V] each."""
-        ratings_V = targets.weights()
-        return head.predict_targets(scores, targets), ratings_V, torch.ones_like(ratings_V)
+    def evidence(self, scores: task.Scores, batch: Batch) -> task.Evidence:
+        """Predictions, ratings and weights of rows [B] or of targets [V], which all count alike."""
+        if isinstance(scores, Tensor):
+            return scores.float(), batch.labels, batch.weights
+        targets = self.targets(batch)
+        assert targets.weights is not None
+        return scores.predict(targets), targets.weights, torch.ones_like(targets.weights)
 
     def metrics(self, device: torch.device) -> RatingMetrics:
         """RMSE and MAE."""

@@ -11,52 +11,52 @@ from typing import Literal
 import torch
 from pydantic import Field
 from torch import Tensor
-from torchrec.sparse.jagged_tensor import JaggedTensor
 
-from dist_rec.core import config
 from dist_rec.core.batch import Batch
-from dist_rec.core.errors import UserError
-from dist_rec.core.head import CatalogHead
+from dist_rec.core.head import Ids
+from dist_rec.embedding.catalog_losses import cross_entropy
 from dist_rec.embedding.ranking import places
 from dist_rec.embedding.scores import CatalogScores
 from dist_rec.tasks import task
-from dist_rec.tasks.ranking_metrics import RankingMetrics
+from dist_rec.tasks.ranking_metrics import RankingConfig, RankingMetrics
 
 
-class TopN(task.CatalogTask):
-    """Exact ranks of a user's targets among all items; the best model has the largest NDCG@100."""
+class TopN(task.Task):
+    """Softmax cross-entropy of a user's targets, and their exact ranks among all items."""
 
-    class Config(config.Config):
+    class Config(RankingConfig):
         """What is ranked."""
 
         name: Literal["top_n"] = "top_n"
         seen: str = "history"
         """The column of items that are not recommended again."""
         cutoffs: tuple[int, ...] = Field((20, 50, 100), min_length=1)
-        """Lengths of the lists that are judged; 100 must be among them."""
+        """Lengths of the lists that are judged."""
+        best: str = Field("ndcg@100", validate_default=True)
+        """The metric that early stopping and the best checkpoint go by."""
 
-    best = ("ndcg@100", max)
+    judges = ("catalog",)
 
-    def columns(self, training: bool) -> tuple[str, ...]:
+    @property
+    def training_columns(self) -> tuple[str, ...]:
         """The seen items."""
         return (self.config.seen,)
 
-    def catalog_evidence(
-        self, head: CatalogHead, scores: CatalogScores, targets: JaggedTensor, batch: Batch
-    ) -> task.Evidence:
+    def loss(self, scores: CatalogScores, batch: Batch) -> Tensor:
+        """Multinomial log-likelihood of the targets, [B]."""
+        return cross_entropy(scores, self.targets(batch))
+
+    def evidence(self, scores: CatalogScores, batch: Batch) -> task.Evidence:
         """Places of the targets, [V, 2], how many there are for each query and among how many items, [B] each."""
-        seen = column_of(batch, self.config.seen)
-        places_V2 = places(scores, targets, exclude=_and_row_0(seen, len(scores)))
-        return evidence_of(places_V2, targets, seen, scores.table_rows, len(scores))
+        targets, seen = self.targets(batch), batch.column(self.config.seen)
+        return evidence_of(places(scores, targets, exclude=_and_row_0(seen)), targets, seen, scores.table_rows)
 
     def metrics(self, device: torch.device) -> RankingMetrics:
         """Hit rate, NDCG, recall and precision at the cutoffs; MRR, MAP and AUC."""
         return RankingMetrics(device, self.config.cutoffs)
 
 
-def evidence_of(
-    places_V2: Tensor, targets: JaggedTensor, seen: JaggedTensor, table_rows: Tensor | int, queries: int
-) -> task.Evidence:
+def evidence_of(places_V2: Tensor, targets: Ids, seen: Ids, table_rows: Tensor | int) -> task.Evidence:
     """Places of the targets, their number and that of the candidates; targets of row 0 come last, in any order.
 
     Args:
@@ -64,36 +64,27 @@ def evidence_of(
         targets: of each query.
         seen: distinct items.
         table_rows: of the item table.
-        queries: B; further rows of targets and seen items are empty ones.
     """
-    targets_B, unknown_B = targets.lengths()[:queries], _count_row_0(targets, queries)
-    seen_B = seen.lengths()[:queries] - _count_row_0(seen, queries)
+    unknown_B = _count_row_0(targets)
+    seen_B = seen.lengths - _count_row_0(seen)
     candidates_B = table_rows - 1 - seen_B + unknown_B
     last_B2 = torch.stack([candidates_B - unknown_B, candidates_B - 1], dim=1).double()
-    last_V2 = last_B2.repeat_interleave(targets_B, dim=0)
-    places_V2 = torch.where(targets.values().unsqueeze(1) == 0, last_V2, places_V2)
-    return places_V2, targets_B, candidates_B
+    last_V2 = last_B2.repeat_interleave(targets.lengths, dim=0)
+    places_V2 = torch.where(targets.values.unsqueeze(1) == 0, last_V2, places_V2)
+    return places_V2, targets.lengths, candidates_B
 
 
-def _count_row_0(ids: JaggedTensor, queries: int) -> Tensor:
-    lengths_B = ids.lengths()[:queries]
-    query_V = torch.arange(queries, device=lengths_B.device).repeat_interleave(lengths_B)
-    return torch.zeros_like(lengths_B).index_add(0, query_V, (ids.values() == 0).to(lengths_B.dtype))
+def _query_of(ids: Ids) -> Tensor:
+    return torch.arange(len(ids.lengths), device=ids.lengths.device).repeat_interleave(ids.lengths)
 
 
-def _and_row_0(ids: JaggedTensor, queries: int) -> JaggedTensor:
+def _count_row_0(ids: Ids) -> Tensor:
+    return torch.zeros_like(ids.lengths).index_add(0, _query_of(ids), (ids.values == 0).to(ids.lengths.dtype))
+
+
+def _and_row_0(ids: Ids) -> Ids:
     """The ids of each query, and 0 after them."""
-    lengths_B = ids.lengths()[:queries]
-    query_V = torch.arange(queries, device=lengths_B.device).repeat_interleave(lengths_B)
-    values = ids.values().new_zeros(len(query_V) + queries)
-    values[torch.arange(len(query_V), device=values.device) + query_V] = ids.values()
-    return JaggedTensor(values, lengths=lengths_B + 1)
-
-
-def column_of(batch: Batch, name: str) -> JaggedTensor:
-    """A bag or sequence of the batch, weighted or not; raises UserError if it was not read."""
-    for ids in (batch.ids, batch.weighted_ids):
-        if name in ids.keys():  # noqa: SIM118
-            return ids[name]
-    known = [*batch.ids.keys(), *batch.weighted_ids.keys()]
-    raise UserError(f"the batches have no column {name!r}; they have {', '.join(known)}")
+    query_V = _query_of(ids)
+    values = ids.values.new_zeros(len(query_V) + len(ids.lengths))
+    values[torch.arange(len(query_V), device=values.device) + query_V] = ids.values
+    return Ids(values, ids.lengths + 1)

@@ -122,10 +122,6 @@ class RunConfig(Config):
             raise UserError("missing key 'head.name'; `dist-rec heads` lists the heads")
         return find_head(name).Config.parse(values, "head.")
 
-    def build_task(self) -> Task:
-        """What is predicted."""
-        return next(task for task in TASKS if isinstance(self.task, task.Config))(self.task)
-
     def changes(self, other: "RunConfig") -> list[str]:
         """Keys that differ from another config and matter for the result, as `key: theirs → ours`."""
         ours, theirs = _flat(self.model_dump(mode="json")), _flat(other.model_dump(mode="json"))

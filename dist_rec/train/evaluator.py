@@ -1,7 +1,7 @@
 """Exact metrics of a model on a split, over all processes."""
 
 import torch
-from torch import nn
+from torchrec.distributed import DistributedModelParallel
 
 from dist_rec.core.process import Process
 from dist_rec.data.loader import Loader
@@ -9,7 +9,7 @@ from dist_rec.tasks.task import Task
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, loader: Loader, task: Task, process: Process) -> dict[str, float]:
+def evaluate(model: DistributedModelParallel, loader: Loader, task: Task, process: Process) -> dict[str, float]:
     """Scores every row of the loader's split once.
 
     Args:
@@ -25,7 +25,7 @@ def evaluate(model: nn.Module, loader: Loader, task: Task, process: Process) -> 
     was_training = model.training
     model.eval()
     for batch in loader.batches(0, loader.steps_per_epoch):
-        _, output = model(batch.to(process.device, non_blocking=True))
-        metrics.update(*output.evidence)
+        batch = batch.to(process.device, non_blocking=True)
+        metrics.update(*task.evidence(model.module.scores(batch), batch))
     model.train(was_training)
     return metrics.compute()

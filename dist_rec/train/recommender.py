@@ -1,8 +1,9 @@
-"""Batch → loss: the whole model as one module, for heads that score rows and for heads that score catalogs.
+"""The whole model as one module: batch → scores → loss.
 
-TorchRec's pipeline traces the two recommenders and takes what holds no table as a whole: they only pass values on.
+TorchRec's pipeline traces `forward` and takes what holds no table as a whole: so it only passes values on between the
+parts, and the loss is made inside of it (DDP takes no part in the backward pass of an output without tensors).
 
-Shapes: B rows of this process.
+Shapes: B rows that are scored, Q rows of the data.
 """
 
 from typing import Any, NamedTuple
@@ -11,108 +12,101 @@ import torch
 from torch import Tensor, nn
 
 from dist_rec.core.batch import Batch
-from dist_rec.core.head import CatalogHead, Head, Inputs, Query
+from dist_rec.core.errors import UserError
+from dist_rec.core.head import Head, Inputs, Query
 from dist_rec.embedding.catalog import Catalog
 from dist_rec.embedding.layer import EmbeddingLayer
 from dist_rec.embedding.scores import CatalogScores
-from dist_rec.tasks.task import CatalogTask, Evidence, PairTask
-from dist_rec.tasks.top_n import column_of
-from dist_rec.train.config import TrainConfig
+from dist_rec.tasks.task import Scores, Task
 
 
 class Output(NamedTuple):
-    """What a step leaves for the reports."""
+    """What a training step leaves for the reports."""
 
     loss: Tensor
-    """float32 [], its mean over processes is the mean loss of the global batch; 0 in evaluation."""
-    evidence: Evidence
-    """For the metrics, in evaluation."""
+    """float32 [], its mean over processes is the mean loss of the global batch."""
 
 
-class Precise(nn.Module):
-    """A head that computes in the precision of the config."""
+class Dense(nn.Module):
+    """The dense part, a head, in the precision of the config.
 
-    def __init__(self, head: Head, config: TrainConfig, device: torch.device) -> None:
+    Args:
+        head: scores rows, or gives queries for a catalog.
+        precision: see `TrainConfig.precision`.
+        device: where it computes.
+    """
+
+    def __init__(self, head: Head, precision: str, device: torch.device) -> None:
         super().__init__()
-        self._bf16, self._fp64 = config.precision == "bf16", config.precision == "fp64"
+        self._bf16, self._fp64 = precision == "bf16", precision == "fp64"
         self._device_type = device.type
         self.head = head.double() if self._fp64 else head
 
-    def compute(self, inputs: Inputs) -> Any:
-        """What the head makes of the inputs."""
+    def forward(self, inputs: Inputs) -> Any:
+        """What the head makes of the inputs: scores in float32 or float64, or queries."""
         with torch.autocast(self._device_type, torch.bfloat16, enabled=self._bf16):
-            return self.head(inputs.double() if self._fp64 else inputs)
+            output = self.head(inputs.double() if self._fp64 else inputs)
+        if isinstance(output, Query):
+            return output
+        if output.shape != (len(inputs.dense),):
+            name, rows, shape = type(self.head).__name__, len(inputs.dense), [*output.shape]
+            raise UserError(f"head {name} gives scores of shape {shape} for {rows} rows; it must be [{rows}], one each")
+        return output.to(torch.promote_types(output.dtype, torch.float32))
 
 
-class Objective(Precise):
-    """Head and loss."""
+class Objective(nn.Module):
+    """The loss of the scores: the task's, or the head's own.
 
-    def __init__(self, head: Head, task: PairTask, config: TrainConfig, device: torch.device) -> None:
-        super().__init__(head, config, device)
+    Args:
+        task: what is predicted.
+    """
+
+    def __init__(self, task: Task) -> None:
+        super().__init__()
         self._task = task
 
-    def forward(self, inputs: Inputs, labels_B: Tensor, weights_B: Tensor, scale: Tensor) -> tuple[Tensor, Output]:
-        """Loss to differentiate, and what it came from."""
-        scores_B = self.compute(inputs)
-        scores_B = scores_B.to(torch.promote_types(scores_B.dtype, torch.float32))
-        if not self.training:
-            return scale * 0, Output(scale * 0, self._task.evidence(scores_B.float(), labels_B, weights_B))
-        loss = self._task.loss_sum(scores_B, labels_B.to(scores_B.dtype), weights_B) * scale
-        return loss, Output(loss.detach(), ())
+    def forward(self, output: Tensor | Query, scores: Scores, batch: Batch) -> tuple[Tensor, Output]:
+        """Loss to differentiate, whose mean over processes is that of the global batch, and what is reported of it."""
+        loss_Q = self._loss(output, with_prediction(output, scores), batch)
+        loss = (loss_Q * batch.weights).sum() * batch.scale
+        return loss, Output(loss.detach())
+
+    def _loss(self, output: Tensor | Query, scores: Scores, batch: Batch) -> Tensor:
+        if isinstance(output, Tensor):
+            return self._task.loss(scores, batch)
+        own = output.loss
+        loss_B = self._task.loss(scores, batch) if own is None else own(scores, self._task.targets(batch))
+        return loss_B if output.penalty is None else loss_B + output.penalty
+
+
+def with_prediction(output: Tensor | Query, scores: Scores) -> Scores:
+    """The scores of a catalog, by the head's rule for predictions if it has one; those of rows as they are."""
+    if isinstance(scores, CatalogScores) and isinstance(output, Query):
+        scores.prediction = output.predict
+    return scores
 
 
 class Recommender(nn.Module):
-    """Embeddings, head and a loss of each row's score."""
+    """Embeddings, a head, for some heads a catalog that its queries are scored against, and the loss.
 
-    def __init__(self, embeddings: EmbeddingLayer, objective: Objective) -> None:
+    Args:
+        embeddings: what is looked up.
+        dense: the head.
+        catalog: None for a head that scores rows.
+        objective: the loss.
+    """
+
+    def __init__(self, embeddings: EmbeddingLayer, dense: Dense, catalog: Catalog | None, objective: Objective) -> None:
         super().__init__()
-        self.embeddings = embeddings
-        self.objective = objective
+        self.embeddings, self.dense, self.catalog, self.objective = embeddings, dense, catalog, objective
 
     def forward(self, batch: Batch) -> tuple[Tensor, Output]:
         """See `Objective.forward`."""
-        return self.objective(self.embeddings(batch), batch.labels, batch.weights, batch.scale)
+        output = self.dense(self.embeddings(batch))
+        scores = output if self.catalog is None else self.catalog(output.vectors)
+        return self.objective(output, scores, batch)
 
-
-class Encoder(Precise):
-    """The head of a catalog."""
-
-    def forward(self, inputs: Inputs) -> Query:
-        """The queries."""
-        return self.compute(inputs)
-
-
-class CatalogObjective(nn.Module):
-    """The head's loss of the scores of its queries."""
-
-    def __init__(self, head: CatalogHead, targets: str, task: CatalogTask) -> None:
-        super().__init__()
-        self._head = (head,)  # in a tuple: its parameters are the encoder's
-        self._targets, self._task = targets, task
-
-    def forward(self, scores: CatalogScores, query: Query, batch: Batch) -> tuple[Tensor, Output]:
-        """Loss to differentiate, and what the metrics want."""
-        (head,), targets = self._head, column_of(batch, self._targets)
-        if not self.training:
-            evidence = self._task.catalog_evidence(head, scores, targets, batch)
-            return batch.scale * 0, Output(batch.scale * 0, evidence)
-        loss_B = head.loss(scores, targets)
-        if query.penalty is not None:
-            loss_B = loss_B + query.penalty
-        loss = (loss_B * batch.weights).sum() * batch.scale
-        return loss, Output(loss.detach(), ())
-
-
-class CatalogRecommender(nn.Module):
-    """Embeddings, a head whose queries meet a catalog, and a loss of their scores."""
-
-    def __init__(
-        self, embeddings: EmbeddingLayer, encoder: Encoder, catalog: Catalog, objective: CatalogObjective
-    ) -> None:
-        super().__init__()
-        self.embeddings, self.encoder, self.catalog, self.objective = embeddings, encoder, catalog, objective
-
-    def forward(self, batch: Batch) -> tuple[Tensor, Output]:
-        """See `CatalogObjective.forward`."""
-        query = self.encoder(self.embeddings(batch))
-        return self.objective(self.catalog(query.vectors), query, batch)
+    def scores(self, batch: Batch) -> Scores:
+        """Scores of the rows, [B], or of each row against the whole catalog; called by all processes."""
+        output = self.dense(self.embeddings(batch))
+        return with_prediction(output, output if self.catalog is None else self.catalog(output.vectors))

@@ -5,12 +5,12 @@ from pathlib import Path
 from dist_rec.core.config import read_toml
 from dist_rec.core.errors import UserError
 from dist_rec.core.process import Process
-from dist_rec.data.loader import Loader
 from dist_rec.data.shards import Dataset
 from dist_rec.train.checkpoint import Checkpoints
 from dist_rec.train.config import RunConfig
 from dist_rec.train.evaluator import evaluate
-from dist_rec.train.model import build_model, features_of
+from dist_rec.train.model import build_model
+from dist_rec.train.spec import resolve
 
 
 def check_fits(trained: Dataset, other: Dataset) -> None:
@@ -56,22 +56,11 @@ def score_split(run: Path, data: Path | None, split: str, checkpoint: str, proce
     step = checkpoints.find(checkpoint)
     if checkpoints.state(step)["data"] != dataset.manifest.checksum:
         raise UserError(f"{dataset.path} is not what {run} was trained on at step {step}; prepare it as it was")
-    model = build_model(config, dataset.manifest, process)
+    spec = resolve(config, dataset.manifest)
+    model = build_model(spec, process)
     checkpoints.load(step, model, None)
     scored = dataset
     if data is not None:
         scored = Dataset(data)
         check_fits(dataset, scored)
-    task = config.build_task()
-    loader = Loader(
-        scored,
-        split,
-        config.data,
-        batch=config.train.eval_batch,
-        features=features_of(config, dataset.manifest, training=False),
-        rank=process.rank,
-        world=process.world,
-        shuffle=False,
-        expand=task.expand(scored, training=False, seed=config.seed),
-    )
-    return evaluate(model, loader, task, process)
+    return evaluate(model, spec.evaluation_loader(scored, split, process), spec.task, process)

@@ -9,6 +9,7 @@ from dist_rec.core.process import process_group, this_process
 from dist_rec.core.schema import Column, Manifest, Table
 from dist_rec.train.config import RunConfig
 from dist_rec.train.model import build_model, build_optimizer
+from dist_rec.train.spec import resolve
 
 ROWS = 8
 
@@ -29,7 +30,7 @@ def train_tiny_model() -> None:
     config = RunConfig.parse({"data": {"path": "none"}, "head": head, "train": {"device": "cpu"}})
     process = this_process("cpu")
     with process_group(process):
-        model = build_model(config, manifest, process)
+        model = build_model(resolve(config, manifest), process)
         optimizer = build_optimizer(config, model)
         random = torch.Generator().manual_seed(process.rank)
         ids = KeyedJaggedTensor.from_lengths_sync(

@@ -135,6 +135,7 @@ class Resharding:
     def __init__(self, state: State, saved: Metadata) -> None:
         self._live: State = {}
         self._whole: dict[str, Tensor] = {}
+        state = {_saved_name(name, saved): value for name, value in state.items()}
         for name, value in state.items():
             entry = saved.state_dict_metadata.get(name)
             if not isinstance(entry, TensorStorageMetadata):
@@ -164,6 +165,12 @@ class Resharding:
             for target, (row, height, column, width) in zip(local_tensors(self._live[name]), places, strict=True):
                 share_P = _overlap(column, width, len(saved_PR), columns)
                 target.copy_((saved_PR[:, row : row + height] * share_P.unsqueeze(1)).sum(0))
+
+
+def _saved_name(name: str, saved: Metadata) -> str:
+    """The name under which a tensor was saved: a head had another place in the model before version 0.2."""
+    names = [name, *(name.replace(".dense.head.", f".{place}.head.", 1) for place in ("objective", "encoder"))]
+    return next((one for one in names if one in saved.state_dict_metadata), name)
 
 
 def _place(shard: Shard) -> tuple[int, int, int, int]:

@@ -20,18 +20,18 @@ from dist_rec.core.batch import Batch
 from dist_rec.core.errors import Interrupted, UserError
 from dist_rec.core.noise import noise
 from dist_rec.core.process import Process
-from dist_rec.data.loader import Loader
 from dist_rec.data.shards import Dataset
 from dist_rec.train.checkpoint import Checkpoints
 from dist_rec.train.config import RunConfig
 from dist_rec.train.evaluator import evaluate
 from dist_rec.train.interruption import Interruption
-from dist_rec.train.model import build_model, build_optimizer, count_parameters, features_of
+from dist_rec.train.model import build_model, build_optimizer
 from dist_rec.train.pipeline import Segment, make_pipeline
 from dist_rec.train.pretrained import start_from
 from dist_rec.train.reporter import Reporter
 from dist_rec.train.result import read_result, write_result
 from dist_rec.train.schedule import Schedule
+from dist_rec.train.spec import resolve
 
 log = logging.getLogger(__name__)
 
@@ -70,14 +70,15 @@ class Trainer:
             self.dataset.check_files()
         if config.train.patience and "valid" not in self.dataset.manifest.splits:
             raise UserError(f"train.patience is of validation scores, and {self.dataset.path} has no split 'valid'")
-        self.task = config.build_task()
-        self.train_loader = self._loader("train")
+        spec = resolve(config, self.dataset.manifest)
+        self.task = spec.task
+        self.train_loader = spec.training_loader(self.dataset, process)
         # Built before training, so that a split that cannot be scored is told of now.
         splits = [split for split in self.dataset.manifest.splits if split in ("valid", "test")]
-        self.scored = {split: self._loader(split) for split in splits}
+        self.scored = {split: spec.evaluation_loader(self.dataset, split, process) for split in splits}
         self.steps = config.train.steps or config.train.epochs * self.train_loader.steps_per_epoch
-        self.parameters = count_parameters(config, self.dataset.manifest)
-        self.model = build_model(config, self.dataset.manifest, process)
+        self.parameters = spec.count_parameters()
+        self.model = build_model(spec, process)
         self.optimizer = build_optimizer(config, self.model)
         self.schedule = Schedule(config.schedule, [self.optimizer], self.steps)
         self.pipeline = make_pipeline(
@@ -221,10 +222,8 @@ class Trainer:
             return
         scores = self._score("valid")
         report.log("valid", progress.step, **scores)
-        name, better = self.task.best
-        score = scores[name]
-        best = progress.best_score
-        if not math.isnan(score) and (best is None or better(score, best) != best):
+        score, best = scores[self.task.config.best], progress.best_score
+        if not math.isnan(score) and (best is None or self.task.is_better(score, best)):
             progress.best_step, progress.best_score, progress.evaluations_since_best = progress.step, score, 0
         else:
             progress.evaluations_since_best += 1
@@ -239,21 +238,6 @@ class Trainer:
     def _score(self, split: str) -> dict[str, float]:
         with self._clock("evaluate"):
             return evaluate(self.pipeline.detach(), self.scored[split], self.task, self.process)
-
-    def _loader(self, split: str) -> Loader:
-        config, training = self.config, split == "train"
-        return Loader(
-            self.dataset,
-            split,
-            config.data,
-            batch=config.train.batch if training else config.train.eval_batch,
-            features=features_of(config, self.dataset.manifest, training),
-            rank=self.process.rank,
-            world=self.process.world,
-            seed=config.seed,
-            shuffle=training,
-            expand=self.task.expand(self.dataset, training, config.seed),
-        )
 
     @property
     def _evaluate_every(self) -> int:

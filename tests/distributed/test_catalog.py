@@ -17,11 +17,11 @@ from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 from torchrec.distributed.types import ShardedTensor
 from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizerWrapper
 from torchrec.optim.optimizers import in_backward_optimizer_filter
-from torchrec.sparse.jagged_tensor import JaggedTensor, KeyedJaggedTensor
 
 from dist_rec.core import head
 from dist_rec.core.batch import Batch
 from dist_rec.core.errors import UserError
+from dist_rec.core.head import Ids
 from dist_rec.core.process import this_process
 from dist_rec.core.schema import Column, Manifest, Table
 from dist_rec.embedding import ranking
@@ -66,8 +66,8 @@ class Rows(NamedTuple):
     """A part of the global batch: inputs of queries, targets, and rows that do not count in ranking."""
 
     inputs: Tensor
-    targets: JaggedTensor
-    seen: JaggedTensor
+    targets: Ids
+    seen: Ids
 
 
 def batch(start: int = 0, stop: int = QUERIES, rows: int = ROWS) -> Rows:
@@ -79,11 +79,10 @@ def batch(start: int = 0, stop: int = QUERIES, rows: int = ROWS) -> Rows:
     return Rows(inputs[start:stop], jagged(targets[start:stop], weights[start:stop]), jagged(seen[start:stop]))
 
 
-def jagged(ids: list, weights: list | None = None) -> JaggedTensor:
-    """With an empty row at the end, as the rows of the shorter shares of a batch have."""
-    return JaggedTensor(
+def jagged(ids: list, weights: list | None = None) -> Ids:
+    return Ids(
         torch.from_numpy(np.concatenate([np.empty(0, np.int64), *ids])),
-        lengths=torch.tensor([*(len(row) for row in ids), 0], dtype=torch.int32),
+        lengths=torch.tensor([len(row) for row in ids], dtype=torch.int32),
         weights=None if weights is None else torch.from_numpy(np.concatenate([np.empty(0, np.float32), *weights])),
     )
 
@@ -125,14 +124,19 @@ def settings(optimizer: str, **values: float | str) -> EmbeddingConfig:
     return EmbeddingConfig.parse({"optimizer": optimizer, "lr": LR, "eps": 1e-4, **values})
 
 
-Loss = Callable[[Any, JaggedTensor], Tensor]
+Loss = Callable[[Any, Ids], Tensor]
 
 
 def sampled(kind: Callable[..., Tensor], *arguments: Tensor) -> Loss:
-    def loss(scores: CatalogScores, targets: JaggedTensor) -> Tensor:
+    def loss(scores: CatalogScores, targets: Ids) -> Tensor:
         return kind(*against_samples(scores, targets, SAMPLES), *arguments)
 
     return loss
+
+
+def squared_error_of_sigmoids(scores: CatalogScores, targets: Ids) -> Tensor:
+    scores.prediction = lambda scores, ids: scores.of_pairs(ids).sigmoid()
+    return squared_error(scores, targets)
 
 
 LOSSES: dict[str, Loss] = {
@@ -140,7 +144,7 @@ LOSSES: dict[str, Loss] = {
     "logistic": logistic,
     "gaussian": lambda scores, targets: gaussian(scores, targets, confidence=2.0, background=0.3),
     "squared_error": squared_error,
-    "squared_error sigmoid": lambda scores, targets: squared_error(scores, targets, torch.sigmoid),
+    "squared_error sigmoid": squared_error_of_sigmoids,
     "sampled_softmax": sampled(sampled_softmax, LOG_Q),
     "bpr": sampled(bpr),
     "top1": sampled(top1),
@@ -148,10 +152,10 @@ LOSSES: dict[str, Loss] = {
 SAMPLED = ("squared_error", "squared_error sigmoid", "sampled_softmax", "bpr", "top1")
 
 
-def dense_loss(name: str, s_BR: Tensor, targets: JaggedTensor) -> Tensor:
+def dense_loss(name: str, s_BR: Tensor, targets: Ids) -> Tensor:
     """The formulas on the whole matrix: the sum over all queries."""
-    query_V = torch.arange(QUERIES).repeat_interleave(targets.lengths()[:QUERIES])
-    ids_V, w_V = targets.values(), targets.weights()
+    query_V = torch.arange(QUERIES).repeat_interleave(targets.lengths)
+    ids_V, w_V = targets.values, targets.weights
     x_BR = torch.zeros_like(s_BR).index_put((query_V, ids_V), w_V)
     s_V = s_BR[query_V, ids_V]
     s_VS, other_VS = s_BR[query_V][:, SAMPLES], ids_V.unsqueeze(1) != SAMPLES
@@ -229,7 +233,7 @@ def dense_train(config: EmbeddingConfig, name: str, steps: int) -> tuple[list[fl
     matrices = {"weight": catalog.weight, "bias": catalog.bias}
     state = {key: {"s": torch.zeros_like(matrix), "n": torch.zeros_like(matrix)} for key, matrix in matrices.items()}
     targets, losses = batch().targets, []
-    touched = torch.cat([targets.values(), SAMPLES]).unique() if "squared" not in name else targets.values().unique()
+    touched = torch.cat([targets.values, SAMPLES]).unique() if "squared" not in name else targets.values.unique()
     touched = touched if name in SAMPLED else torch.arange(ROWS)
     for step in range(1, steps + 1):
         loss = dense_loss(name, model(batch().inputs), targets) / QUERIES
@@ -309,10 +313,10 @@ def test_ranking(world: int, rows: int) -> None:
     weight = torch.from_numpy(model.catalog.table.initial_rows(7, 0, rows))
     s_BR = (model.tower(part.inputs) @ weight.t()).detach()
     left_BR = s_BR.clone()
-    query_X = torch.arange(QUERIES).repeat_interleave(part.seen.lengths()[:QUERIES])
-    left_BR[query_X, part.seen.values()] = -torch.inf
-    query_V = torch.arange(QUERIES).repeat_interleave(part.targets.lengths()[:QUERIES])
-    target_V = s_BR[query_V, part.targets.values()].unsqueeze(1)
+    query_X = torch.arange(QUERIES).repeat_interleave(part.seen.lengths[:QUERIES])
+    left_BR[query_X, part.seen.values] = -torch.inf
+    query_V = torch.arange(QUERIES).repeat_interleave(part.targets.lengths)
+    target_V = s_BR[query_V, part.targets.values].unsqueeze(1)
     best_BK, ids_BK, places_V2, all_BR, order_BR, places_of_all_V2 = (
         torch.cat(parts) for parts in zip(*run_distributed(rank_all, world, rows), strict=True)
     )
@@ -401,7 +405,7 @@ class Picker(nn.Module):
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
         scores = self.catalog(self.tower(self.embeddings(batch)))
-        return self.objective(scores, batch.ids, batch.scale)
+        return self.objective(scores, batch)
 
 
 class Tower(nn.Module):
@@ -416,9 +420,10 @@ class Tower(nn.Module):
 class PickerLoss(nn.Module):
     """Over all rows and over samples, so that gradients are dense and sparse."""
 
-    def forward(self, scores: CatalogScores, ids: KeyedJaggedTensor, scale: Tensor) -> tuple[Tensor, Tensor]:
-        compared = against_samples(scores, ids["item"], SAMPLES % SMALL_DATA.tables["item"].rows)
-        loss = (cross_entropy(scores, ids["item"]) + bpr(*compared)).sum() * scale
+    def forward(self, scores: CatalogScores, batch: Batch) -> tuple[Tensor, Tensor]:
+        targets = batch.column("item")
+        compared = against_samples(scores, targets, SAMPLES % SMALL_DATA.tables["item"].rows)
+        loss = (cross_entropy(scores, targets) + bpr(*compared)).sum() * batch.scale
         return loss, loss.detach()
 
 
@@ -471,7 +476,7 @@ def test_a_tied_table_learns_from_both_faces(optimizer: str) -> None:
         history, query_V = batch.ids["history"], torch.arange(BATCH).repeat_interleave(batch.ids["history"].lengths())
         inputs_BD = user[batch.ids["user"].values()].index_add(0, query_V, item[history.values()])
         scores = CatalogScores(TableShard(item, bias, 0), model.tower.linear(batch.dense) + inputs_BD)
-        dense_loss, _ = model.objective(scores, batch.ids, batch.scale)
+        dense_loss, _ = model.objective(scores, batch)
         torch.testing.assert_close(loss, dense_loss.detach(), rtol=1e-5, atol=1e-5)
         dense_loss.backward()
         with torch.no_grad():

@@ -7,8 +7,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.nn import functional
-from torchrec.sparse.jagged_tensor import JaggedTensor
 
+from dist_rec.core.head import Ids
 from dist_rec.core.noise import noise
 from dist_rec.embedding.contrastive import _drawn, hidden_energy, level_scores, negative_phase
 from dist_rec.embedding.scores import CatalogScores, TableShard
@@ -33,11 +33,10 @@ def rated() -> Tensor:
     return level_BU
 
 
-def visible(level_BU: Tensor) -> JaggedTensor:
+def visible(level_BU: Tensor) -> Ids:
     there_BU = level_BU >= 0
     ids_BU = torch.arange(UNITS) * LEVELS + level_BU
-    # A row of padding at the end, as batches have them.
-    return JaggedTensor(ids_BU[there_BU], lengths=functional.pad(there_BU.sum(1), (0, 1)).int())
+    return Ids(ids_BU[there_BU], lengths=there_BU.sum(1).int())
 
 
 def one_hot(level_BU: Tensor) -> Tensor:
@@ -117,8 +116,8 @@ def test_hidden_energy_sums_the_hidden_units_out() -> None:
 def draw(uniforms: int) -> Tensor:
     noise.begin(0, 0, 0, uniforms)
     scores = CatalogScores(TableShard(parameters()[0].detach(), parameters()[1].detach(), 0), torch.zeros(1, HIDDEN))
-    logits_VK = level_scores(scores, JaggedTensor(torch.tensor([3]), lengths=torch.tensor([1])), LEVELS)
-    units = JaggedTensor(torch.full((uniforms,), 5), lengths=torch.ones(uniforms, dtype=torch.int64))
+    logits_VK = level_scores(scores, Ids(torch.tensor([3]), lengths=torch.tensor([1])), LEVELS)
+    units = Ids(torch.full((uniforms,), 5), lengths=torch.ones(uniforms, dtype=torch.int64))
     drawn = _drawn(logits_VK.expand(uniforms, -1), units)
     return torch.stack([(drawn == 3 + level).float().mean() for level in range(LEVELS)]) - logits_VK.softmax(1)[0]
 

@@ -14,6 +14,7 @@ from dist_rec.core.process import this_process
 from dist_rec.embedding.sharding import local_shards
 from dist_rec.train.config import RunConfig
 from dist_rec.train.model import build_model, build_optimizer
+from dist_rec.train.spec import resolve
 from tests.distributed.test_sharding import ROWS, make_batch
 from tests.heads import CASES
 from tests.processes import run_distributed
@@ -39,7 +40,7 @@ def run_config(name: str, settings: dict[str, Any], precision: str = "fp32") -> 
 def train_one_step(name: str, settings: dict[str, Any], bounds: list[int]) -> tuple[float, State]:
     """The global loss, and the model's state on this process after the step."""
     process, run = this_process("cpu"), run_config(name, settings)
-    model = build_model(run, MANIFEST, process)
+    model = build_model(resolve(run, MANIFEST), process)
     optimizer = build_optimizer(run, model)
     start, stop = bounds[process.rank : process.rank + 2]
     noise.begin(0, 0, start, stop - start)
@@ -80,14 +81,15 @@ def test_sharded_equals_unsharded(alone: list[tuple[float, State]], bounds: list
 
 def loss_and_predictions(name: str, settings: dict[str, Any], precision: str) -> tuple[Tensor, Tensor]:
     """The loss in training, whose gradients are computed, and the predictions in evaluation."""
-    model = build_model(run_config(name, settings, precision), MANIFEST, this_process("cpu"))
     batch = make_batch(0, ROWS, 1, ROWS)
+    spec = resolve(run_config(name, settings, precision), MANIFEST)
+    model = build_model(spec, this_process("cpu"))
     with torch.no_grad():
-        _, output = model.eval()(batch)
+        predictions = spec.task.evidence(model.eval().module.scores(batch), batch)[0]
     noise.begin(0, 0, 0, ROWS)
     loss, _ = model.train()(batch)
     loss.backward()
-    return loss.detach(), output.evidence[0]
+    return loss.detach(), predictions
 
 
 def in_both_precisions() -> list[list[tuple[Tensor, Tensor]]]:

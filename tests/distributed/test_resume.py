@@ -264,7 +264,7 @@ def not_finite(data: Path, folder: Path, action: str) -> Any:
     folder.mkdir(exist_ok=True)
     config = settings(data, on_nonfinite=action, steps=10)
     trainer = Trainer(RunConfig.parse(config), this_process("cpu"), folder)
-    head = trainer.model.module.objective.head
+    head = trainer.model.module.dense.head
     forward = head.forward
 
     def poisoned(inputs: Any) -> torch.Tensor:

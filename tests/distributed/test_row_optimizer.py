@@ -16,6 +16,7 @@ from dist_rec.core.process import Process, this_process
 from dist_rec.embedding.tables import EmbeddingConfig, embedding_tables
 from dist_rec.train.config import RunConfig
 from dist_rec.train.model import build_model, build_optimizer
+from dist_rec.train.spec import resolve
 from tests.distributed.test_sharding import LR, ROWS, my_batch, tables_of
 from tests.processes import run_distributed
 from tests.small_head import MANIFEST, SmallHead
@@ -46,7 +47,7 @@ def mixed(sharding: str, optimizer: str = "adam", history: str = "sgd", **settin
 
 def build(run: RunConfig) -> tuple[Process, DistributedModelParallel, CombinedOptimizer]:
     process = this_process("cpu")
-    model = build_model(run, MANIFEST, process)
+    model = build_model(resolve(run, MANIFEST), process)
     return process, model, build_optimizer(run, model)
 
 

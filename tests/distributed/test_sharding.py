@@ -16,6 +16,7 @@ from dist_rec.embedding.sharding import column_parts, local_shards
 from dist_rec.embedding.tables import EmbeddingTable, TableSettings, embedding_tables
 from dist_rec.train.config import RunConfig
 from dist_rec.train.model import build_model, build_optimizer
+from dist_rec.train.spec import resolve
 from tests.processes import ProcessFailure, run_distributed
 from tests.small_head import MANIFEST, SmallHead
 
@@ -82,7 +83,7 @@ def my_batch(process: Process, seed: int, empty_rank: bool = False) -> Batch:
 def train(run: RunConfig, steps: int, empty_rank: bool) -> tuple[list[float], Tensor, list]:
     """Returns the global losses, this process's scores in the first step and its parts of the tables at the end."""
     process = this_process("cpu")
-    model = build_model(run, MANIFEST, process)
+    model = build_model(resolve(run, MANIFEST), process)
     optimizer = build_optimizer(run, model)
     losses = []
     scores = scores_of(model, my_batch(process, 5, empty_rank))
@@ -100,9 +101,9 @@ def train(run: RunConfig, steps: int, empty_rank: bool) -> tuple[list[float], Te
 @torch.no_grad()
 def scores_of(model: DistributedModelParallel, batch: Batch) -> Tensor:
     model.eval()
-    _, output = model(batch)
+    scores = model.module.scores(batch)
     model.train()
-    return output.evidence[0]
+    return scores
 
 
 def tables_of(model: DistributedModelParallel) -> list[tuple[str, int, int, Tensor]]:

@@ -23,6 +23,7 @@ from dist_rec.train.config import RunConfig
 from dist_rec.train.interruption import SIGNALS
 from dist_rec.train.model import build_model, build_optimizer
 from dist_rec.train.pipeline import SkippingPipeline
+from dist_rec.train.spec import resolve
 from dist_rec.train.state import local_tensors, state_of
 from dist_rec.train.trainer import Trainer
 from tests.small_data import write_small_data
@@ -71,7 +72,7 @@ def one_step(run: RunConfig, process: Process) -> tuple[torch.Tensor, dict[str, 
     dataset = Dataset(run.data.path)
     batch = next(Loader(dataset, "train", run.data, batch=run.train.batch).batches(0, 1)).to(process.device)
     with process_group(process):
-        model = build_model(run, dataset.manifest, process)
+        model = build_model(resolve(run, dataset.manifest), process)
         optimizer = build_optimizer(run, model)
         with torch.no_grad():
             model.eval()

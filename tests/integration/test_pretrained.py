@@ -13,6 +13,7 @@ from dist_rec.data.shards import Dataset
 from dist_rec.train.config import RunConfig
 from dist_rec.train.model import build_model
 from dist_rec.train.pretrained import start_from
+from dist_rec.train.spec import resolve
 from tests.integration.conftest import DIST_REC, LOCAL, dist_rec, run
 from tests.processes import run_distributed
 
@@ -62,11 +63,11 @@ def scores(parts: str, folder: Path, data: Path, pretrained: tuple[str, ...]) ->
     process = this_process("cpu")
     config = RunConfig.parse(read_toml(config_of(folder, parts, data)))
     dataset = Dataset(str(data))
-    model = build_model(config, dataset.manifest, process)
+    model = build_model(resolve(config, dataset.manifest), process)
     start_from(model, pretrained or (str(folder / f"run_{parts}"),), process)
     loader = Loader(dataset, "train", config.data, batch=64, features=("user", "item"), shuffle=False)
     with torch.no_grad():
-        head, embeddings = model.module.objective.head, model.module.embeddings
+        head, embeddings = model.module.dense.head, model.module.embeddings
         return torch.cat([head(embeddings(batch)) for batch in loader.batches(0, loader.steps_per_epoch)])
 
 
@@ -109,9 +110,9 @@ dim = 6
 
 def anchors(config: Path, mf: str) -> list[list[list[float]]]:
     process, run_config = this_process("cpu"), RunConfig.parse(read_toml(config))
-    model = build_model(run_config, Dataset(run_config.data.path).manifest, process)
+    model = build_model(resolve(run_config, Dataset(run_config.data.path).manifest), process)
     start_from(model, (mf,), process)
-    return model.module.objective.head.anchors_FAG.tolist()
+    return model.module.dense.head.anchors_FAG.tolist()
 
 
 def test_rows_of_tables_come_from_all_processes(tmp_path: Path, data: Path) -> None:
@@ -137,7 +138,7 @@ def looked_up(config: Path, fm: str) -> torch.Tensor:
     """Weights and factors of the training rows, by a model that starts from a run."""
     process, run_config = this_process("cpu"), RunConfig.parse(read_toml(config))
     dataset = Dataset(run_config.data.path)
-    model = build_model(run_config, dataset.manifest, process)
+    model = build_model(resolve(run_config, dataset.manifest), process)
     start_from(model, (fm,), process)
     features = ("user", "item", "candidates")
     loader = Loader(dataset, "train", run_config.data, batch=64, features=features, shuffle=False)

@@ -96,9 +96,9 @@ def scores_as_the_task_implicit(data: Path) -> dict[str, float]:
     scores_UI = torch.from_numpy(seen_UI @ similarity_by_hand(seen_UI, None, 0.0)).float()
     task = Implicit(Implicit.Config(candidates=5))
     metrics = task.metrics(torch.device("cpu"))
-    for batch in batches(dataset, ("user", "item", "candidates"), expand=task.expand(dataset, False, 0)):
+    for batch in batches(dataset, ("user", "item", "candidates"), transform=task.for_evaluation(dataset)):
         scores_B = scores_UI[batch.ids["user"].values(), batch.ids["item"].values()]
-        metrics.update(*task.evidence(scores_B, batch.labels, batch.weights))
+        metrics.update(*task.evidence(scores_B, batch))
     return metrics.compute()
 
 
@@ -107,7 +107,7 @@ def scores_as_the_task_top_n(data: Path) -> dict[str, float]:
     dataset = Dataset(data)
     seen_UI = ranked.seen_matrix(dataset).toarray()
     similarity_II = torch.from_numpy(similarity_by_hand(seen_UI, None, 0.0)).float()
-    task = TopN(TopN.Config())
+    task = TopN(TopN.Config(), "target")
     metrics = task.metrics(torch.device("cpu"))
     for batch in batches(dataset, ("history", "target")):
         history = batch.weighted_ids["history"]
@@ -115,8 +115,7 @@ def scores_as_the_task_top_n(data: Path) -> dict[str, float]:
         for row, items in enumerate(history.values().split(history.lengths().tolist())):
             queries_BI[row, items] = 1
         scores = CatalogScores(TableShard(similarity_II.t().contiguous(), None, 0), queries_BI)
-        head: Any = None  # the task does not ask it
-        metrics.update(*task.catalog_evidence(head, scores, batch.weighted_ids["target"], batch))
+        metrics.update(*task.evidence(scores, batch))
     return metrics.compute()
 
 
@@ -152,8 +151,7 @@ def bags(rows: list[tuple[list[int], list[int]]], padding: int = 0) -> Batch:
 
 def evidence_by_the_task(rows: list[tuple[list[int], list[int]]], weight_IK: torch.Tensor) -> list[torch.Tensor]:
     scores, batch = CatalogScores(TableShard(weight_IK, None, 0), torch.ones(len(rows), 1)), bags(rows, padding=1)
-    task: Any = TopN(TopN.Config())
-    return list(task.catalog_evidence(object(), scores, batch.weighted_ids["target"], batch))
+    return list(TopN(TopN.Config(), "target").evidence(scores, batch))
 
 
 def test_row_0_is_no_item() -> None:

@@ -5,10 +5,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
-from torchrec.sparse.jagged_tensor import JaggedTensor
 
 from dist_rec.core import head
 from dist_rec.core.errors import UserError
+from dist_rec.core.head import Ids
 from dist_rec.embedding import ranking, scores
 from dist_rec.embedding.catalog_losses import bpr, cross_entropy, sampled_softmax, top1
 from dist_rec.embedding.ranking import best_of, places, places_among, top_k
@@ -44,9 +44,9 @@ def test_chunks_equal_the_whole_matrix(
     torch.testing.assert_close(gradients, torch.autograd.grad(dense, inputs, gradient))
 
 
-def jagged(*rows: list[int]) -> JaggedTensor:
+def jagged(*rows: list[int]) -> Ids:
     values = torch.tensor([id for row in rows for id in row], dtype=torch.int64)
-    return JaggedTensor(values, lengths=torch.tensor([len(row) for row in rows]))
+    return Ids(values, lengths=torch.tensor([len(row) for row in rows]))
 
 
 def small_scores(s_BR: Tensor) -> CatalogScores:

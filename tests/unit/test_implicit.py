@@ -19,7 +19,7 @@ from dist_rec.data.prepare import ratings
 from dist_rec.data.prepare.ratings_split import splitter
 from dist_rec.data.shards import Dataset
 from dist_rec.tasks.implicit import Implicit
-from dist_rec.train.model import _check_columns
+from dist_rec.train.spec import _check_columns
 
 USERS, ITEMS, EACH, CANDIDATES = 12, 30, 7, 5
 
@@ -37,25 +37,26 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 
 
 def batches(dataset: Dataset, task: Implicit, split: str, rank: int = 0, world: int = 1) -> list:
+    training = split == "train"
     loader = Loader(
         dataset,
         split,
         LoaderConfig(path=dataset.path),
         batch=16,
-        features=task.columns(split == "train"),
+        features=task.training_columns if training else task.evaluation_columns,
         rank=rank,
         world=world,
         seed=3,
-        shuffle=split == "train",
-        expand=task.expand(dataset, split == "train", seed=3),
+        shuffle=training,
+        transform=task.for_training(dataset, seed=3) if training else task.for_evaluation(dataset),
     )
     return list(loader.batches(0, 2 * loader.steps_per_epoch))
 
 
-def unexpanded(dataset: Dataset, task: Implicit) -> Iterator[Batch]:
+def ungrouped(dataset: Dataset, task: Implicit) -> Iterator[Batch]:
     """Training rows as an evaluation reads them: none has candidates."""
     config = LoaderConfig(path=dataset.path)
-    return Loader(dataset, "train", config, batch=16, features=task.columns(False)).batches(0, 1)
+    return Loader(dataset, "train", config, batch=16, features=task.evaluation_columns).batches(0, 1)
 
 
 def pairs(batch: object, members: int) -> torch.Tensor:
@@ -85,27 +86,25 @@ def test_groups_do_not_depend_on_the_number_of_processes(dataset: Dataset) -> No
         assert len({part.ids.stride() for part in parts}) == 1
 
 
-def test_labels_and_lengths(dataset: Dataset) -> None:
+def test_groups_and_lengths(dataset: Dataset) -> None:
     task = Implicit(Implicit.Config(negatives=3))
     for batch in batches(dataset, task, "train"):
-        labels_BG = batch.labels.view(-1, 4)
-        assert (labels_BG[:, 0] == 1).all() and not labels_BG[:, 1:].any()
-        assert len(batch.labels) == len(batch.weights) == len(batch.dense) == int(batch.ids["user"].lengths().sum())
+        assert batch.groups.present.all() and batch.groups.known.all()
+        assert batch.groups.present.shape == (len(batch.labels), 4) and len(batch.labels) == len(batch.weights)
+        assert 4 * len(batch.labels) == batch.rows == int(batch.ids["user"].lengths().sum())
 
 
 def test_fewer_candidates_do_not_count(dataset: Dataset) -> None:
     task = Implicit(Implicit.Config(candidates=CANDIDATES + 2))
     for batch in batches(dataset, task, "test"):
-        rank_B, targets_B, members_B = task.evidence(
-            -torch.arange(len(batch.labels)).float(), batch.labels, batch.weights
-        )
+        rank_B, targets_B, members_B = task.evidence(-torch.arange(batch.rows).float(), batch)
         known_B = batch.ids["item"].values().view(-1, 3 + CANDIDATES)[:, 0] > 0
         assert (rank_B[~known_B] == CANDIDATES).all()
         assert not rank_B[known_B].any() and (targets_B == 1).all() and (members_B == 1 + CANDIDATES).all()
-        rank_B, _, _ = task.evidence(torch.arange(len(batch.labels)).float(), batch.labels, batch.weights)
+        rank_B, _, _ = task.evidence(torch.arange(batch.rows).float(), batch)
         assert (rank_B == CANDIDATES).all()
     with pytest.raises(UserError, match="16 of 16 rows have no candidates and cannot be ranked"):
-        task.expand(dataset, False, 3)(next(iter(unexpanded(dataset, task))), 0)
+        task.for_evaluation(dataset)(next(iter(ungrouped(dataset, task))), 0)
     assert len(batches(dataset, task, "test", rank=13, world=14)) == 2, "a process without rows"
     with pytest.raises(UserError, match=r"a row has 5 candidates; set task\.candidates"):
         batches(dataset, Implicit(Implicit.Config(candidates=4)), "test")
@@ -133,7 +132,7 @@ def test_items_that_training_never_saw_come_last(tmp_path: Path) -> None:
     task = Implicit(Implicit.Config(candidates=3))
     batch = batches(Dataset(tmp_path / "data"), task, "test")[0]
     unknown_B = batch.ids["item"].values() == 0
-    places_B2, _, members_B = task.evidence(unknown_B.float(), batch.labels, batch.weights)
+    places_B2, _, members_B = task.evidence(unknown_B.float(), batch)
     # Beside an unknown item and behind a known one; before an unknown one; behind two known ones.
     assert places_B2.tolist() == [[1, 2], [0, 0], [2, 2]]
     assert members_B.tolist() == [3, 2, 3]
@@ -141,23 +140,24 @@ def test_items_that_training_never_saw_come_last(tmp_path: Path) -> None:
 
 def test_a_single_row_without_candidates_is_refused(dataset: Dataset) -> None:
     task, config = Implicit(Implicit.Config()), LoaderConfig(path=dataset.path)
-    loader = Loader(dataset, "test", config, batch=USERS, features=task.columns(False), shuffle=False)
+    loader = Loader(dataset, "test", config, batch=USERS, features=task.evaluation_columns, shuffle=False)
     batch = next(iter(loader.batches(0, 1)))
     lengths = batch.ids.lengths().view(3, USERS).clone()
     lengths[2, 4] = 0
     emptied = torch.cat([batch.ids.values()[: 2 * USERS], batch.ids["candidates"].values()[CANDIDATES:]])
     ids = KeyedJaggedTensor(batch.ids.keys(), emptied, lengths=lengths.view(-1))
     with pytest.raises(UserError, match="1 of 12 rows have no candidates and cannot be ranked"):
-        task.expand(dataset, False, 3)(replace(batch, ids=ids), 0)
+        task.for_evaluation(dataset)(replace(batch, ids=ids), 0)
     with pytest.raises(UserError, match="1 of 12 rows have no candidates and cannot be ranked"):
         _among_candidates(Pop(seen_matrix(dataset)), replace(batch, ids=ids), seen_matrix(dataset))
 
 
-def test_losses_by_their_definitions() -> None:
-    scores, weights = torch.randn(2, 3), torch.tensor([[1.0] * 3, [2.0] * 3])
-    labels = torch.tensor([[1.0, 0, 0]] * 2)
-    logistic = functional.binary_cross_entropy_with_logits(scores, labels, weights, reduction="none").mean(1).sum()
-    bpr = sum(weights[b, 0] * -functional.logsigmoid(scores[b, 0] - scores[b, n]) for b in range(2) for n in (1, 2)) / 2
-    for loss, expected in (("logistic", logistic), ("bpr", bpr)):
+def test_losses_by_their_definitions(dataset: Dataset) -> None:
+    batch = batches(dataset, Implicit(Implicit.Config(negatives=2)), "train")[0]
+    scores_QG = torch.randn(len(batch.labels), 3)
+    chosen_QG = torch.tensor([[1.0, 0, 0]] * len(scores_QG))
+    logistic_Q = functional.binary_cross_entropy_with_logits(scores_QG, chosen_QG, reduction="none").mean(1)
+    bpr_Q = -functional.logsigmoid(scores_QG[:, :1] - scores_QG[:, 1:]).mean(1)
+    for loss, expected_Q in (("logistic", logistic_Q), ("bpr", bpr_Q)):
         task = Implicit(Implicit.Config(loss=loss, negatives=2))
-        torch.testing.assert_close(task.loss_sum(scores.view(-1), labels.view(-1), weights.view(-1)), expected)
+        torch.testing.assert_close(task.loss(scores_QG.view(-1), batch), expected_Q)

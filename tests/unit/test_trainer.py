@@ -32,7 +32,7 @@ def test_a_score_that_is_not_a_number_is_never_the_best() -> None:
 
 
 def test_labels_that_are_no_clicks_are_refused() -> None:
-    check = Click(Click.Config()).expand(SimpleNamespace(path="data/ratings"), training=True, seed=0)
+    check = Click(Click.Config()).for_training(SimpleNamespace(path="data/ratings"), seed=0)
     clicks = SimpleNamespace(labels=torch.tensor([0.0, 1.0]))
     assert check(clicks, 0) is clicks
     with pytest.raises(UserError, match="data/ratings: a label is 3; task 'click' wants 0 and 1"):

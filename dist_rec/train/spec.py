@@ -1,0 +1,109 @@
+"""A run, resolved: what a config asks for, held against what the data has."""
+
+from dataclasses import dataclass
+
+import torch
+
+from dist_rec.core.config import Config
+from dist_rec.core.errors import UserError
+from dist_rec.core.head import Catalog, CatalogHead, Head, Lookup, find_head
+from dist_rec.core.process import Process
+from dist_rec.core.schema import Manifest
+from dist_rec.data.loader import Loader
+from dist_rec.data.shards import Dataset
+from dist_rec.embedding.tables import EmbeddingTable, embedding_tables
+from dist_rec.tasks.task import Task
+from dist_rec.train.config import TASKS, RunConfig
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What everything that builds a part of a run is handed."""
+
+    config: RunConfig
+    manifest: Manifest
+    head_class: type[Head]
+    head_config: Config
+    lookups: tuple[Lookup, ...]
+    catalog: Catalog | None
+    tables: tuple[EmbeddingTable, ...]
+    """Of the lookups."""
+    task: Task
+
+    def build_head(self) -> Head:
+        """The head, with initial parameters from torch's generator."""
+        return self.head_class(self.head_config, self.manifest)
+
+    def count_parameters(self) -> dict[str, int]:
+        """Parameters of the tables, without padding, and of the head."""
+        with torch.device("meta"):
+            head = self.build_head()
+        tables = sum(table.rows * table.dim for table in self.tables)
+        if self.catalog is not None:
+            tables += self.manifest.rows_of(self.catalog.feature) * (self.catalog.dim + self.catalog.bias)
+        return {"tables": tables, "head": sum(parameter.numel() for parameter in head.parameters())}
+
+    def training_loader(self, dataset: Dataset, process: Process) -> Loader:
+        """Shuffled batches of the training split, as the task trains on them."""
+        config = self.config
+        return Loader(
+            dataset,
+            "train",
+            config.data,
+            batch=config.train.batch,
+            features=self._features(self.task.training_columns),
+            rank=process.rank,
+            world=process.world,
+            seed=config.seed,
+            transform=self.task.for_training(dataset, config.seed),
+        )
+
+    def evaluation_loader(self, dataset: Dataset, split: str, process: Process) -> Loader:
+        """Batches of any split in the order of the files, as the task evaluates them."""
+        return Loader(
+            dataset,
+            split,
+            self.config.data,
+            batch=self.config.train.eval_batch,
+            features=self._features(self.task.evaluation_columns),
+            rank=process.rank,
+            world=process.world,
+            seed=self.config.seed,
+            shuffle=False,
+            transform=self.task.for_evaluation(dataset),
+        )
+
+    def _features(self, of_task: tuple[str, ...]) -> tuple[str, ...]:
+        """The id columns that head and task read."""
+        features = [feature for lookup in self.lookups for feature in lookup.features]
+        if self.catalog is not None:
+            features.append(self.catalog.feature)
+        return tuple(dict.fromkeys([*features, *of_task]))
+
+
+def resolve(config: RunConfig, manifest: Manifest) -> Spec:
+    """Raises UserError if head, task, data and settings do not fit."""
+    head_class, head_config = find_head(config.head_name), config.head_config()
+    lookups = head_class.lookups(head_config, manifest)
+    catalog = head_class.catalog(head_config, manifest) if issubclass(head_class, CatalogHead) else None
+    catalogs = () if catalog is None else (catalog,)
+    tables = embedding_tables(lookups, manifest, config.embedding, catalogs)
+    task_class = next(task for task in TASKS if isinstance(config.task, task.Config))
+    if ("rows" if catalog is None else "catalog") not in task_class.judges:
+        scored, other = ("row by row", "a head of a catalog") if catalog is None else ("a catalog", "a head of rows")
+        raise UserError(f"task {config.task.name!r} needs {other}; head {config.head_name!r} scores {scored}")
+    task = task_class(config.task, None if catalog is None else catalog.feature)
+    _check_columns(task, manifest)
+    return Spec(config, manifest, head_class, head_config, lookups, catalog, tables, task)
+
+
+def _check_columns(task: Task, manifest: Manifest) -> None:
+    """What the evaluation needs is missed before an epoch of training, not after."""
+    known = {column.name for column in manifest.columns}
+    evaluated = manifest.splits.keys() - {"train"}
+    for name in task.evaluation_columns if evaluated else task.training_columns:
+        if name not in known:
+            raise UserError(
+                f"the task reads the column {name!r}, and the data has {', '.join(sorted(known))}; "
+                "see `dist-rec prepare ratings --help` for what makes it"
+            )
