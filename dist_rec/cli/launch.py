@@ -44,7 +44,7 @@ def main() -> None:
 
 
 def _meet_on_loopback(arguments: Namespace) -> None:
-    """Processes of one machine meet whatever it is called: torchrun and Gloo would ask for the address of its name."""
+    """Lets processes of one machine meet whatever it is called: torchrun and Gloo would look its name up."""
     arguments.standalone = False
     arguments.rdzv_backend, arguments.rdzv_endpoint, arguments.rdzv_id = "c10d", "127.0.0.1:0", str(uuid.uuid4())
     arguments.local_addr = arguments.local_addr or "127.0.0.1"

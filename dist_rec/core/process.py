@@ -88,6 +88,13 @@ def process_group(process: Process, timeout_s: int = 1800) -> Iterator[None]:
     dist.destroy_process_group()
 
 
+def new_host_group() -> dist.ProcessGroup:
+    """A group of all processes beside the default one, for small messages on the host; made by all of them."""
+    group = dist.new_group(backend="gloo")
+    assert isinstance(group, dist.ProcessGroup)
+    return group
+
+
 def _store(process: Process, timeout: timedelta) -> dist.Store | None:
     """Where the processes meet; None leaves it to torch.
 

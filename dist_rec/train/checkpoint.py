@@ -25,7 +25,7 @@ from torchrec.distributed import DistributedModelParallel
 from torchrec.optim.keyed import KeyedOptimizer
 
 from dist_rec.core.errors import UserError
-from dist_rec.core.process import Process
+from dist_rec.core.process import Process, new_host_group
 from dist_rec.train.config import CheckpointConfig
 from dist_rec.train.state import Resharding, Staging, State, state_of
 
@@ -51,7 +51,7 @@ class Checkpoints:
         self._staging = Staging()
         # Saving has a thread and a process group of its own, so that its collectives never mix with training's.
         self._thread = ThreadPoolExecutor(1, "checkpoint")
-        self._group = dist.new_group(backend="gloo")
+        self._group = new_host_group()
         self._pending: tuple[int, Future[None]] | None = None
         self._whole: set[int] = set()
 

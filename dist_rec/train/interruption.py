@@ -6,7 +6,7 @@ from types import FrameType
 import torch
 import torch.distributed as dist
 
-from dist_rec.core.process import Process
+from dist_rec.core.process import Process, new_host_group
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 EVERY = 10
@@ -21,7 +21,7 @@ class Interruption:
 
     def __init__(self, process: Process) -> None:
         self._world, self._asked = process.world, False
-        self._group = dist.new_group(backend="gloo")
+        self._group = new_host_group()
         for number in SIGNALS:
             signal.signal(number, self._note)
 

@@ -25,7 +25,9 @@ commands() {
     setup=$(seconds make setup)
     # Nobody knows the name of this machine, and nothing names localhost.
     mv /etc/hosts /etc/resolv.conf /tmp
+    hostname no-such-name
     demo=$(seconds make demo)
+    hostname fresh
     mv /tmp/hosts /tmp/resolv.conf /etc
     tests=$(seconds make test)
     echo "| $1 | $(.venv/bin/python --version) | $(.venv/bin/python -c 'import torch; print(torch.__version__)') |" \

@@ -52,7 +52,8 @@ inside() {
         cp -L /etc/ssl/certs/ca-certificates.crt etc/ssl/certs/
         for settings in /etc/pip.conf /etc/xdg/pip; do [ ! -e "$settings" ] || cp -r --parents "$settings" .; done
         command -v uv >/dev/null && cp "$(command -v uv)" opt/uv
-        hostname no-such-name
+        hostname fresh
+        echo "127.0.1.1 fresh" >>etc/hosts
         HOME=/root chroot . bash /checkout/tests/fresh/inside.sh "$@"
     ' - "$CACHE/$release" "$work" "$CACHE" "$(dirname "$(dirname "$here")")" "${@:2}" || failed=1
     rm -rf "$work"

@@ -9,6 +9,7 @@ Memory grows with the distinct indices alone.
 Shapes: N rows of a block, V entries of all its rows, F places, K distinct indices.
 """
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -139,12 +140,12 @@ class ScanFile:
     def run(self, report: Report) -> Scanned:
         """The form and the labels."""
         form: Form | None = None
-        lowest, highest = np.inf, -np.inf
+        lowest, highest = math.inf, -math.inf
         for rows in read_rows(self.path, report):
             form = Form.of(rows) if form is None else form | Form.of(rows)
-            lowest, highest = min(lowest, rows.label_N.min()), max(highest, rows.label_N.max())
+            lowest, highest = min(lowest, float(rows.label_N.min())), max(highest, float(rows.label_N.max()))
         assert form is not None
-        return Scanned(form, float(lowest), float(highest))
+        return Scanned(form, lowest, highest)
 
 
 @dataclass(frozen=True)
