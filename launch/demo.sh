@@ -2,7 +2,8 @@
 # The main job on data made on the spot: raw click logs → prepared shards → a trained and evaluated DLRM.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-source launch/env.sh 1
+# Each launcher shares the threads out among its processes.
+source launch/env.sh cpu
 demo=runs/demo
 rm -rf "$demo"
 started=$SECONDS

@@ -76,7 +76,7 @@ def one_step(run: RunConfig, process: Process) -> tuple[torch.Tensor, dict[str, 
         optimizer = build_optimizer(run, model)
         with torch.no_grad():
             model.eval()
-            _, output = model(batch)
+            scores = model.module.scores(batch).cpu()
             model.train()
         optimizer.zero_grad()
         loss, _ = model(batch)
@@ -87,7 +87,7 @@ def one_step(run: RunConfig, process: Process) -> tuple[torch.Tensor, dict[str, 
             for name, value in state_of(model, None).items()
             for tensor in local_tensors(value)
         }
-    return output.evidence[0].cpu(), weights
+    return scores, weights
 
 
 def check_same_step(data: Path, head: dict[str, Any], sharding: str) -> None:
