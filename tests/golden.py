@@ -132,7 +132,7 @@ def numbers(run: Path) -> dict[str, Any]:
     from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    kept = [{key: value for key, value in line.items() if key not in ("seconds", "rows_per_s")} for line in lines]
+    kept = [{key: value for key, value in line.items() if key != "time"} for line in lines]
     result = json.loads((run / "result.json").read_text())
     (last,) = (run / "checkpoints").glob(f"step_*{STEPS}")
     dcp_to_torch_save(last, run / "state.pt")
@@ -145,7 +145,8 @@ def canonical(run: dict[str, Any]) -> dict[str, Any]:
     """The numbers of a run without the place that a head has in the model, and without a VAE's own count of steps."""
     names = {name: re.sub(r"\.(dense|objective|encoder)\.head\.", ".head.", name) for name in run["tensors"]}
     tensors = {names[name]: value for name, value in run["tensors"].items() if not name.endswith(".head.steps")}
-    return {**run, "tensors": tensors}
+    lines = [{key: value for key, value in line.items() if key != "time"} for line in run["lines"]]
+    return {**run, "tensors": tensors, "lines": lines}
 
 
 def tensor_hashes(path: Path) -> Any:
