@@ -10,7 +10,7 @@ import pytest
 from dist_rec.core.config import read_toml
 from dist_rec.core.process import this_process
 from dist_rec.data.loader import Loader
-from dist_rec.data.prepare.criteo import prepare
+from dist_rec.prepare.criteo.source import prepare
 from dist_rec.train.config import RunConfig
 from dist_rec.train.trainer import Trainer
 from tests.processes import run_distributed

@@ -19,8 +19,8 @@ from dist_rec.baselines.pop import Pop
 from dist_rec.core.batch import Batch
 from dist_rec.core.errors import UserError
 from dist_rec.data.loader import Loader, LoaderConfig
-from dist_rec.data.prepare.ratings import Options, prepare
-from dist_rec.data.prepare.ratings_split import HeldOutUsers, LeaveOneOut, Splitter
+from dist_rec.prepare.ratings.source import Options, prepare
+from dist_rec.prepare.ratings.split import HeldOutUsers, LeaveOneOut, Splitter
 from dist_rec.data.shards import Dataset
 from dist_rec.embedding.scores import CatalogScores, TableShard
 from dist_rec.tasks.implicit import Implicit

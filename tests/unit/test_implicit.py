@@ -15,8 +15,8 @@ from dist_rec.baselines.ranked import _among_candidates, seen_matrix
 from dist_rec.core.batch import Batch
 from dist_rec.core.errors import UserError
 from dist_rec.data.loader import Loader, LoaderConfig
-from dist_rec.data.prepare import ratings
-from dist_rec.data.prepare.ratings_split import splitter
+from dist_rec.prepare import ratings
+from dist_rec.prepare.ratings.split import splitter
 from dist_rec.data.shards import Dataset
 from dist_rec.tasks.implicit import Implicit
 from dist_rec.train.model import _check_columns

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from dist_rec.core.errors import UserError
 from dist_rec.core.splitmix import shuffled, words
 from dist_rec.data.negatives import Negatives
-from dist_rec.data.prepare.ratings import Options, prepare
-from dist_rec.data.prepare.ratings_split import Random
+from dist_rec.prepare.ratings.source import Options, prepare
+from dist_rec.prepare.ratings.split import Random
 from dist_rec.data.shards import Dataset
 
 USERS, ITEMS = 6, 12

@@ -14,10 +14,10 @@ from typer.testing import CliRunner
 
 from dist_rec.cli.main import app
 from dist_rec.core.errors import UserError
-from dist_rec.data.prepare import criteo as criteo_module
-from dist_rec.data.prepare import criteo_rows as rows_module
-from dist_rec.data.prepare import lines as lines_module
-from dist_rec.data.prepare.criteo import prepare
+from dist_rec.prepare.criteo import source as criteo_module
+from dist_rec.prepare.criteo import rows as rows_module
+from dist_rec.prepare import lines as lines_module
+from dist_rec.prepare.criteo.source import prepare
 from dist_rec.data.shards import Dataset
 from tests.unit import criteo_by_hand as by_hand
 

@@ -15,9 +15,9 @@ from typer.testing import CliRunner
 
 from dist_rec.cli.main import app
 from dist_rec.core.errors import UserError
-from dist_rec.data.prepare import lines as lines_module
-from dist_rec.data.prepare.libfm import prepare
-from dist_rec.data.prepare.libfm_lines import read_rows
+from dist_rec.prepare import lines as lines_module
+from dist_rec.prepare.libfm.source import prepare
+from dist_rec.prepare.libfm.lines import read_rows
 from dist_rec.data.shards import Dataset
 
 DATA = Path(os.environ.get("DIST_REC_DATA", Path(__file__).parents[3] / "shared" / "data")) / "frappe"

@@ -20,10 +20,10 @@ from typer.testing import CliRunner
 from dist_rec.cli.main import app
 from dist_rec.core.errors import UserError
 from dist_rec.data.loader import Loader, LoaderConfig
-from dist_rec.data.prepare import lines as lines_module
-from dist_rec.data.prepare.prepared import Prepared
-from dist_rec.data.prepare.ratings import Options, prepare
-from dist_rec.data.prepare.ratings_split import Chronological, HeldOutUsers, LeaveOneOut, Random, Splitter, splitter
+from dist_rec.prepare import lines as lines_module
+from dist_rec.prepare.engine import Prepared
+from dist_rec.prepare.ratings.source import Options, prepare
+from dist_rec.prepare.ratings.split import Chronological, HeldOutUsers, LeaveOneOut, Random, Splitter, splitter
 from dist_rec.data.shards import Dataset
 
 DATA = Path(os.environ.get("DIST_REC_DATA", Path(__file__).parents[3] / "shared" / "data")) / "ml-1m"

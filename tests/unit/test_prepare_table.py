@@ -20,13 +20,13 @@ from typer.testing import CliRunner
 
 from dist_rec.cli.main import app
 from dist_rec.core.errors import UserError
-from dist_rec.data.prepare import lines as lines_module
-from dist_rec.data.prepare import table_fit as fit_module
-from dist_rec.data.prepare import table_source as source_module
-from dist_rec.data.prepare.table import prepare
-from dist_rec.data.prepare.table_encode import Buckets, transformed
-from dist_rec.data.prepare.table_fit import NumberFit
-from dist_rec.data.prepare.table_schema import Dense, TableSchema
+from dist_rec.prepare import lines as lines_module
+from dist_rec.prepare.table import fit as fit_module
+from dist_rec.prepare.table import chunks as source_module
+from dist_rec.prepare.table.source import prepare
+from dist_rec.prepare.table.encode import Buckets, transformed
+from dist_rec.prepare.table.fit import NumberFit
+from dist_rec.prepare.table.schema import Dense, TableSchema
 from dist_rec.data.shards import Dataset
 
 ROOT = Path(__file__).parents[2]
