@@ -1,52 +1,54 @@
 """Flags of a command out of the fields of configs, so that name, type, default and meaning are written once."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from inspect import Parameter, signature
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from annotated_types import Ge
 
 from dist_rec.core.config import Config
 
+Kinds = Mapping[str, type[Config]]
 Command = Callable[..., None]
 
 
-def with_flags(*configs: type[Config]) -> Callable[[Command], Command]:
-    """A decorator for a command that takes `**settings`: one for every field of these configs.
+def with_flags(command: Command, config: type[Config], **chosen: Kinds) -> Command:
+    """Gives a command that takes `**settings` a flag for every field of a config and of the kinds to choose from.
 
-    Configs with a field `name` are those of which the user names one. Their flags are None if not given, and the help
-    says whose they are.
+    Args:
+        command: its own parameters come first.
+        config: whose flags have its defaults.
+        chosen: by the parameter of the command that names one: kinds, whose flags are None if not given.
     """
+    own = [of for of in signature(command).parameters.values() if of.kind is not Parameter.VAR_KEYWORD]
+    for place, of in enumerate(own):
+        if of.name in chosen:
+            names: Any = Literal[tuple(chosen[of.name])]
+            own[place] = of.replace(annotation=Annotated[names, *of.annotation.__metadata__])
+    flags = [*_flags(config), *(flag for kinds in chosen.values() for flag in _flags_of_kinds(kinds))]
+    command.__dict__["__signature__"] = signature(command).replace(parameters=[*own, *flags])
+    return command
 
-    def decorate(command: Command) -> Command:
-        own = signature(command)
-        parameters = [of for of in own.parameters.values() if of.kind is not Parameter.VAR_KEYWORD]
-        command.__dict__["__signature__"] = own.replace(parameters=[*parameters, *_flags(configs)])
-        return command
 
-    return decorate
-
-
-def _flags(configs: tuple[type[Config], ...]) -> Iterator[Parameter]:
-    keys = dict.fromkeys(key for config in configs for key in config.model_fields if key != "name")
-    for key in keys:
-        owners = [config for config in configs if key in config.model_fields]
-        field = owners[0].model_fields[key]
-        kind: Any = field.annotation
-        default, meaning = field.default, " ".join((field.description or "").split())
-        if "name" in owners[0].model_fields:
-            kind, default, meaning = kind | None, None, _of_named(key, owners, meaning)
+def _flags(config: type[Config]) -> Iterator[Parameter]:
+    for key, field in config.model_fields.items():
         switch = [f"--{key.replace('_', '-')}"] if field.default is False else []
         low: Any = next((of.ge for of in field.metadata if isinstance(of, Ge) and field.annotation is int), None)
-        option = typer.Option(*switch, help=meaning, min=low)
-        yield Parameter(key, Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, option])
+        option = typer.Option(*switch, help=" ".join((field.description or "").split()), min=low)
+        annotation = Annotated[field.annotation, option]  # type: ignore[name-defined]
+        yield Parameter(key, Parameter.KEYWORD_ONLY, default=field.default, annotation=annotation)
 
 
-def _of_named(key: str, owners: list[type[Config]], meaning: str) -> str:
-    """The help of a flag that some of the named configs have: whose it is, and what it is if not given."""
-    values = {owner.model_fields["name"].default: owner.model_fields[key].default for owner in owners}
-    stated = {name: value for name, value in values.items() if type(value) in (int, float, str)}
-    shown = {f"{value} ({name})" if len({*stated.values()}) > 1 else f"{value}": None for name, value in stated.items()}
-    ending = f"; {' or '.join(shown)} if not given." if stated else "."
-    return f"{', '.join(values)}: {meaning[0].lower()}{meaning[1:].rstrip('.')}{ending}"
+def _flags_of_kinds(kinds: Kinds) -> Iterator[Parameter]:
+    """The flags of all kinds, each once: the help says whose it is, and what it is if not given."""
+    flags = {flag.name: flag for kind in kinds.values() for flag in _flags(kind) if flag.name != "name"}
+    for key, flag in flags.items():
+        kind, option = flag.annotation.__origin__, flag.annotation.__metadata__[0]
+        values = {name: of.model_fields[key].default for name, of in kinds.items() if key in of.model_fields}
+        stated = {name: value for name, value in values.items() if type(value) in (int, float, str)}
+        same = len({*stated.values()}) == 1
+        shown = dict.fromkeys(f"{value}" if same else f"{value} ({name})" for name, value in stated.items())
+        ending = f"; {' or '.join(shown)} if not given." if shown else "."
+        option.help = f"{', '.join(values)}: {option.help[0].lower()}{option.help[1:].rstrip('.')}{ending}"
+        yield flag.replace(default=None, annotation=Annotated[kind | None, option])

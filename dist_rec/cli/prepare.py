@@ -23,8 +23,12 @@ class Kinds(typer.core.TyperGroup):
         """The command of a name."""
         if cmd_name != "ratings":
             return super().get_command(ctx, cmd_name)
-        from dist_rec.cli.prepare_ratings import app
+        from dist_rec.cli.flags import with_flags
+        from dist_rec.prepare.ratings.source import Options
+        from dist_rec.prepare.ratings.split import SPLITTERS
 
+        app = typer.Typer(add_completion=False, rich_markup_mode="rich")
+        app.command(no_args_is_help=True)(with_flags(ratings, Options, split=SPLITTERS))
         return typer.main.get_command(app)
 
 
@@ -77,7 +81,7 @@ def criteo(
         preload("dist_rec.prepare.criteo.source")
     from dist_rec.prepare.criteo.source import Criteo
 
-    run(Criteo(_patterns(train, valid, test), fitted_from, min_count, buckets), out, workers, as_json)
+    _run(Criteo(_patterns(train, valid, test), fitted_from, min_count, buckets), out, workers, as_json)
 
 
 @prepare.command(no_args_is_help=True)
@@ -128,7 +132,7 @@ def table(
     from dist_rec.prepare.table.source import TableFiles
 
     parsed = None if schema is None else TableSchema.read(schema)
-    run(TableFiles(_patterns(train, valid, test), fitted_from, parsed), out, workers, as_json)
+    _run(TableFiles(_patterns(train, valid, test), fitted_from, parsed), out, workers, as_json)
 
 
 @prepare.command(no_args_is_help=True)
@@ -156,14 +160,51 @@ def libfm(
     """
     from dist_rec.prepare.libfm.source import LibFM
 
-    run(LibFM(_patterns(train, valid, test), fitted_from, label), out, workers, as_json)
+    _run(LibFM(_patterns(train, valid, test), fitted_from, label), out, workers, as_json)
+
+
+def ratings(
+    files: Annotated[
+        list[str], typer.Argument(help="Rating files, plain or gzipped, or quoted patterns.", metavar="FILES")
+    ],
+    out: Out,
+    split: Annotated[str, typer.Option(help="What is for training, validation and test.", show_default=False)],
+    test: Annotated[list[str] | None, typer.Option(help="leave-one-out: files of the test ratings.")] = None,
+    bounds: Annotated[
+        tuple[float, float] | None, typer.Option("--range", help="Lowest and highest rating that may occur.")
+    ] = None,
+    separator: Annotated[str | None, typer.Option(help="Between fields; found in the first line if not given.")] = None,
+    as_json: AsJson = False,
+    **settings: Any,
+) -> None:
+    """Prepare ratings: `user item rating \\[timestamp]` a line, separated by tab, comma, '::', ';' or space.
+
+    With or without a header; ids are any text. Each split has a protocol's name, and its own options:
+
+        dist-rec prepare ratings train.rating --test test.rating --split leave-one-out \\
+            --negatives test.negative --implicit --out data/loo
+
+        dist-rec prepare ratings ratings.dat --split random --test-share 0.1 --layout items --out data/items
+
+        dist-rec prepare ratings ratings.csv --split held-out-users --valid-users 600 --test-users 600 \\
+            --min-rating 4 --min-interactions 5 --implicit --layout users --out data/users
+
+    Users and items become rows by descending count in training (`vocabulary/*.txt` keeps the ids); row 0 is for those
+    that training never saw, and such validation and test ratings are kept. Of several ratings of an item by a user the
+    newest counts. Ratings are held in memory: 20 bytes each, about 250 at the peak, while they are sorted and written.
+    """
+    from dist_rec.prepare.ratings.source import Options, RatingFiles
+    from dist_rec.prepare.ratings.split import splitter
+
+    options = Options.parse({key: settings.pop(key) for key in Options.model_fields}, "--")
+    _run(RatingFiles(files, splitter(split, settings), options, test or [], separator, bounds), out, None, as_json)
 
 
 def _patterns(train: list[str] | None, valid: list[str] | None, test: list[str] | None) -> dict[str, list[str]]:
     return {"train": train or [], "valid": valid or [], "test": test or []}
 
 
-def run(source: "Source[Any]", out: Path, workers: int | None, as_json: bool) -> None:
+def _run(source: "Source[Any]", out: Path, workers: int | None, as_json: bool) -> None:
     """Prepares files and says what came of it."""
     from dist_rec.prepare.engine import prepare
 

@@ -135,7 +135,8 @@ class RatingFiles(Source[Encoded]):
         """Writes shards, vocabularies and seen pairs."""
         options, splitter, warn = self.options, self.splitter, self.warnings.append
         candidates = find_candidates(fit, splitter, warn) if isinstance(splitter, LeaveOneOut) else {}
-        levels = _levels(fit, options)
+        label_N = fit.label_N[fit.parts.targets(TRAIN)]
+        levels = tuple(np.unique(label_N).tolist()) if options.levels else None
         of_columns = columns(options.layout, bool(candidates), options.levels)
         splits = {}
         for part, name in enumerate(SPLITS):
@@ -215,12 +216,6 @@ def _write_split(folder: Path, name: str, table: pa.Table, schema: pa.Schema) ->
 def _labels(encoded: Encoded) -> Labels:
     label_N = encoded.label_N[encoded.parts.targets(TRAIN)]
     return Labels(min=float(label_N.min()), max=float(label_N.max()), mean=float(label_N.mean(dtype=np.float64)))
-
-
-def _levels(encoded: Encoded, options: Options) -> tuple[float, ...] | None:
-    if not options.levels:
-        return None
-    return tuple(np.unique(encoded.label_N[encoded.parts.targets(TRAIN)]).tolist())
 
 
 def _warn(encoded: Encoded, splitter: Splitter, options: Options, warn: Callable[[str], None]) -> None:

@@ -5,7 +5,7 @@ Shapes: N ratings, U users.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -99,7 +99,7 @@ class Chronological(Config):
 
     name: Literal["chronological"] = "chronological"
     test_share: float = Field(0.2, gt=0, lt=1)
-    """Of the ratings of each user, for the test."""
+    """Of the ratings, for the test."""
     valid_share: float = Field(0.1, ge=0, lt=1)
     """Of what the test leaves, for validation."""
 
@@ -158,12 +158,7 @@ WITHOUT_VALIDATION = {
     "random": "; --valid-share 0 does without it",
     "chronological": "; --valid-share 0 does without it",
 }
-SPLITTERS: dict[str, type[Splitter]] = {
-    "leave-one-out": LeaveOneOut,
-    "random": Random,
-    "chronological": Chronological,
-    "held-out-users": HeldOutUsers,
-}
+SPLITTERS: dict[str, type[Splitter]] = {kind.model_fields["name"].default: kind for kind in get_args(Splitter)}
 
 
 def splitter(name: str, settings: dict[str, Any]) -> Splitter:

@@ -66,8 +66,8 @@ class EncodeFile:
 
     def run(self, report: Report) -> list[Written]:
         """A shard of every split that got rows."""
-        ids, writers = self.transform.features.ids, dict[str, SplitWriter]()
-        lookups = {name: self.transform.lookup(name, feature, self.folder) for name, _, feature in ids}
+        lookups = self.transform.lookups(self.folder)
+        writers: dict[str, SplitWriter] = {}
         with ExitStack() as stack:
             for split, chunk in self._chunks(report):
                 if split not in writers:

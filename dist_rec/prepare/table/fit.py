@@ -52,11 +52,14 @@ class TableTransform(Transform):
 
     def table_rows(self, folder: Path) -> dict[str, int]:
         """Rows of every table."""
-        ids = self.features.ids
-        return {table_of(name, feature): self.lookup(name, feature, folder).rows for name, _, feature in ids}
+        lookups = self.lookups(folder)
+        return {table_of(name, feature): lookups[name].rows for name, _, feature in self.features.ids}
 
-    def lookup(self, name: str, feature: IdColumn | Cross, folder: Path) -> Vocabulary | Buckets:
-        """How a feature's tokens become rows; vocabularies are read from the folder."""
+    def lookups(self, folder: Path) -> dict[str, Vocabulary | Buckets]:
+        """How the tokens of each feature become rows; vocabularies are read from the folder."""
+        return {name: self._lookup(name, feature, folder) for name, _, feature in self.features.ids}
+
+    def _lookup(self, name: str, feature: IdColumn | Cross, folder: Path) -> Vocabulary | Buckets:
         if feature.buckets:
             return Buckets(feature.buckets)
         if isinstance(feature, Categorical) and feature.boundaries:
