@@ -1,11 +1,11 @@
 """Flags of a command out of the fields of configs, so that name, type, default and meaning are written once."""
 
 from collections.abc import Callable, Iterator, Mapping
-from inspect import Parameter, signature
+from functools import wraps
+from inspect import Parameter, Signature, signature
 from typing import Annotated, Any, Literal
 
 import typer
-from annotated_types import Ge
 
 from dist_rec.core.config import Config
 
@@ -14,27 +14,32 @@ Command = Callable[..., None]
 
 
 def with_flags(command: Command, config: type[Config], **chosen: Kinds) -> Command:
-    """Gives a command that takes `**settings` a flag for every field of a config and of the kinds to choose from.
+    """A command that takes `**settings`, with a flag for every field of a config and of the kinds to choose from.
 
     Args:
         command: its own parameters come first.
         config: whose flags have its defaults.
         chosen: by the parameter of the command that names one: kinds, whose flags are None if not given.
     """
+
+    @wraps(command)
+    def with_settings(**values: Any) -> None:
+        command(**values)
+
     own = [of for of in signature(command).parameters.values() if of.kind is not Parameter.VAR_KEYWORD]
     for place, of in enumerate(own):
         if of.name in chosen:
             names: Any = Literal[tuple(chosen[of.name])]
             own[place] = of.replace(annotation=Annotated[names, *of.annotation.__metadata__])
     flags = [*_flags(config), *(flag for kinds in chosen.values() for flag in _flags_of_kinds(kinds))]
-    command.__dict__["__signature__"] = signature(command).replace(parameters=[*own, *flags])
-    return command
+    with_settings.__dict__["__signature__"] = Signature([*own, *flags])
+    return with_settings
 
 
 def _flags(config: type[Config]) -> Iterator[Parameter]:
     for key, field in config.model_fields.items():
         switch = [f"--{key.replace('_', '-')}"] if field.default is False else []
-        low: Any = next((of.ge for of in field.metadata if isinstance(of, Ge) and field.annotation is int), None)
+        low = next((of.ge for of in field.metadata if hasattr(of, "ge") and field.annotation is int), None)
         option = typer.Option(*switch, help=" ".join((field.description or "").split()), min=low)
         annotation = Annotated[field.annotation, option]  # type: ignore[name-defined]
         yield Parameter(key, Parameter.KEYWORD_ONLY, default=field.default, annotation=annotation)

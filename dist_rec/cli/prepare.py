@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from dist_rec.prepare.engine import Source
 
 
-class Kinds(typer.core.TyperGroup):
+class LazyRatings(typer.core.TyperGroup):
     """The command `ratings` is made when it is asked for: the configs that its flags come from take time to import."""
 
     def list_commands(self, ctx: Any) -> list[str]:
@@ -33,7 +33,7 @@ class Kinds(typer.core.TyperGroup):
 
 
 prepare = typer.Typer(
-    cls=Kinds, help="Turn raw files into a folder of shards that describes itself.", no_args_is_help=True
+    cls=LazyRatings, help="Turn raw files into a folder of shards that describes itself.", no_args_is_help=True
 )
 
 Out = Annotated[Path, typer.Option(help="The folder to make.", show_default=False)]
@@ -81,7 +81,7 @@ def criteo(
         preload("dist_rec.prepare.criteo.source")
     from dist_rec.prepare.criteo.source import Criteo
 
-    _run(Criteo(_patterns(train, valid, test), fitted_from, min_count, buckets), out, workers, as_json)
+    _run(Criteo({"train": train, "valid": valid, "test": test}, fitted_from, min_count, buckets), out, workers, as_json)
 
 
 @prepare.command(no_args_is_help=True)
@@ -132,7 +132,7 @@ def table(
     from dist_rec.prepare.table.source import TableFiles
 
     parsed = None if schema is None else TableSchema.read(schema)
-    _run(TableFiles(_patterns(train, valid, test), fitted_from, parsed), out, workers, as_json)
+    _run(TableFiles({"train": train, "valid": valid, "test": test}, fitted_from, parsed), out, workers, as_json)
 
 
 @prepare.command(no_args_is_help=True)
@@ -160,7 +160,7 @@ def libfm(
     """
     from dist_rec.prepare.libfm.source import LibFM
 
-    _run(LibFM(_patterns(train, valid, test), fitted_from, label), out, workers, as_json)
+    _run(LibFM({"train": train, "valid": valid, "test": test}, fitted_from, label), out, workers, as_json)
 
 
 def ratings(
@@ -198,10 +198,6 @@ def ratings(
 
     options = Options.parse({key: settings.pop(key) for key in Options.model_fields}, "--")
     _run(RatingFiles(files, splitter(split, settings), options, test or [], separator, bounds), out, None, as_json)
-
-
-def _patterns(train: list[str] | None, valid: list[str] | None, test: list[str] | None) -> dict[str, list[str]]:
-    return {"train": train or [], "valid": valid or [], "test": test or []}
 
 
 def _run(source: "Source[Any]", out: Path, workers: int | None, as_json: bool) -> None:

@@ -63,15 +63,9 @@ class Prepared:
 
 
 def prepare(source: Source[Any], out: Path, workers: int | None = None) -> Prepared:
-    """Turns raw files into a prepared folder; nothing of it is left if that fails.
+    """Turns raw files into a prepared folder `out`; nothing of it is left if that fails.
 
-    Args:
-        source: the files.
-        out: the folder to make.
-        workers: processes; None for as many as the source makes use of.
-
-    Raises:
-        UserError: for every fault of the input.
+    It takes as many processes as the source makes use of, or `workers`. Raises UserError for every fault of the input.
     """
     began = time.perf_counter()
     with new_folder(out) as folder, Workers(workers or source.processes, type(source).__module__) as pool:

@@ -25,12 +25,12 @@ BYTES_A_WORKER = 8 << 20
 """Of input; with less, the start of another process costs more than it gains."""
 
 
-def find_splits(patterns: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+def find_splits(patterns: Mapping[str, Sequence[str] | None]) -> dict[str, list[str]]:
     """The files of every split that has some; raises UserError if none has, or one is missing or belongs to two."""
     splits: dict[str, list[str]] = {}
     owner: dict[Path, str] = {}
     for split, of_split in patterns.items():
-        files = find_files(of_split, f"--{split}")
+        files = find_files(of_split or (), f"--{split}")
         for file in files:
             first = owner.setdefault(Path(file).resolve(), split)
             if first != split:
@@ -116,7 +116,7 @@ class SplitSource(Source[T]):
         UserError: for files that are missing, options that contradict each other, or nothing to learn from.
     """
 
-    patterns: Mapping[str, Sequence[str]]
+    patterns: Mapping[str, Sequence[str] | None]
     """Files or glob patterns of each split: train, valid, test."""
     fitted_from: Path | None = None
     """A folder prepared before, whose fit is applied instead of a new one."""

@@ -1,11 +1,11 @@
-"""Rows of Criteo's logs to shards: by vocabularies or by hashing.
+"""Rows of Criteo's logs to shards: by hashing or by vocabularies, until whose fit training rows wait on disk.
 
 Shapes: N rows of a segment, 13 integers (I) and 26 categories (C) a row.
 """
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import accumulate, chain, islice
 from pathlib import Path
 from typing import Literal
 
@@ -17,8 +17,7 @@ from dist_rec.core.schema import Column
 from dist_rec.data.shards import arrow_schema
 from dist_rec.data.workers import Report
 from dist_rec.prepare.criteo.rows import CATEGORICAL, DENSE, Rows, read_rows
-from dist_rec.prepare.criteo.spool import Spooled
-from dist_rec.prepare.criteo.vocabulary import Vocabulary, bucket
+from dist_rec.prepare.criteo.vocabulary import Run, Vocabulary, bucket, pack
 from dist_rec.prepare.lines import Piece
 from dist_rec.prepare.splits import SplitWriter, Transform, Written
 
@@ -69,11 +68,52 @@ class Encoded(Written):
 
 
 @dataclass(frozen=True)
+class Spooled:
+    """A segment on disk whose categories are factorized."""
+
+    path: Path
+    """label_N, dense_IN and code_CN, one after the other in the form of `numpy.save`."""
+    runs: Path
+    offsets: tuple[int, ...]
+    """Where the run of each column begins, and where the last one ends."""
+
+    def run_of(self, column: int) -> Run:
+        """The distinct values of a column and their counts."""
+        return Run(self.runs, self.offsets[column], self.offsets[column + 1])
+
+
+@dataclass(frozen=True)
+class Spool:
+    """Parses training lines: into segments for the encoding and runs for the counting."""
+
+    piece: Piece
+    prefix: Path
+
+    def run(self, report: Report) -> list[Spooled]:
+        """Writes the segments."""
+        return [self._save(number, rows) for number, rows in enumerate(read_rows(self.piece, report))]
+
+    def _save(self, number: int, rows: Rows) -> Spooled:
+        path = self.prefix.with_name(f"{self.prefix.name}-{number:03}.npy")
+        runs = path.with_suffix(".runs")
+        with runs.open("wb") as file:
+            for factors in rows.factors_C:
+                pack(factors).tofile(file)
+        with path.open("wb") as file:
+            for array in (rows.label_N, rows.dense_IN, np.stack([factors.code_N for factors in rows.factors_C])):
+                np.save(file, array)
+        return Spooled(path, runs, (0, *accumulate(factors.values_K.size for factors in rows.factors_C)))
+
+
+@dataclass(frozen=True)
 class EncodeSpooled:
     """Writes spooled segments as one training shard, and removes them."""
 
     segments: Sequence[Spooled]
-    name: str
+    index: int
+    """Of the piece that they are of."""
+    number: int
+    """Of the shard among the piece's."""
     transform: CriteoTransform
     folder: Path
 
@@ -81,12 +121,14 @@ class EncodeSpooled:
         """The shard, in a list of its own."""
         vocabularies = self.transform.vocabularies(self.folder)
         tables = (self._table(segment, vocabularies, report) for segment in self.segments)
-        return [_write(self.folder, "train", self.name, tables)]
+        return [_write(self.folder, "train", self.index, self.number, tables)]
 
     @staticmethod
     def _table(segment: Spooled, vocabularies: list[Vocabulary], report: Report) -> pa.Table:
         size = segment.path.stat().st_size
-        label_N, dense_IN, code_CN = segment.take()
+        with segment.path.open("rb") as file:
+            label_N, dense_IN, code_CN = (np.load(file) for _ in range(3))
+        segment.path.unlink()
         columns = enumerate(zip(vocabularies, code_CN, strict=True))
         ids = [vocabulary.rows_of(segment.run_of(column).values())[code_N] for column, (vocabulary, code_N) in columns]
         report(size, label_N.size)
@@ -110,7 +152,7 @@ class EncodeLines:
         segments = read_rows(self.piece, report)
         tables = (_table(rows.label_N, rows.dense_IN, self._ids(rows, vocabularies)) for rows in segments)
         shards = enumerate(chain([first], islice(tables, SHARD_SEGMENTS - 1)) for first in tables)
-        return [_write(self.folder, self.split, shard_name(self.index, number), shard) for number, shard in shards]
+        return [_write(self.folder, self.split, self.index, number, shard) for number, shard in shards]
 
     def _ids(self, rows: Rows, vocabularies: list[Vocabulary]) -> list[NDArray[np.int32]]:
         if buckets := self.transform.buckets:
@@ -124,24 +166,19 @@ def encode_spooled(
 ) -> list[EncodeSpooled]:
     """The tasks for the segments of each piece, in the shards that `EncodeLines` would make of it."""
     return [
-        EncodeSpooled(of_piece[start : start + SHARD_SEGMENTS], shard_name(index, number), transform, folder)
+        EncodeSpooled(of_piece[start : start + SHARD_SEGMENTS], index, number, transform, folder)
         for index, of_piece in enumerate(spooled)
         for number, start in enumerate(range(0, len(of_piece), SHARD_SEGMENTS))
     ]
-
-
-def shard_name(piece: int, number: int) -> str:
-    """Of a piece's shard in its split."""
-    return f"{piece:05}-{number:03}"
 
 
 def _table(label_N: NDArray[np.float32], dense_IN: NDArray[np.float32], ids: list[NDArray[np.int32]]) -> pa.Table:
     return pa.Table.from_arrays([pa.array(column) for column in (label_N, *dense_IN, *ids)], schema=SCHEMA)
 
 
-def _write(folder: Path, split: str, name: str, tables: Iterable[pa.Table]) -> Encoded:
+def _write(folder: Path, split: str, piece: int, number: int, tables: Iterable[pa.Table]) -> Encoded:
     positive_I = np.zeros(len(DENSE), np.bool_)
-    with SplitWriter(folder, split, name, COLUMNS) as writer:
+    with SplitWriter(folder, split, f"{piece:05}-{number:03}", COLUMNS) as writer:
         for table in tables:
             writer.write(table)
             positive_I |= [table[column].to_numpy().any() for column in DENSE]

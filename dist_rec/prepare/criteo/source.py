@@ -18,9 +18,16 @@ import numpy as np
 from dist_rec.core.errors import UserError
 from dist_rec.core.schema import Manifest
 from dist_rec.data.workers import Workers, available_cpus
-from dist_rec.prepare.criteo.encode import CriteoTransform, Encoded, EncodeLines, EncodeSpooled, encode_spooled
+from dist_rec.prepare.criteo.encode import (
+    CriteoTransform,
+    Encoded,
+    EncodeLines,
+    EncodeSpooled,
+    Spool,
+    Spooled,
+    encode_spooled,
+)
 from dist_rec.prepare.criteo.rows import CATEGORICAL, DENSE
-from dist_rec.prepare.criteo.spool import Spool, Spooled
 from dist_rec.prepare.criteo.vocabulary import FitColumn
 from dist_rec.prepare.lines import cut
 from dist_rec.prepare.splits import SplitSource, Written, bytes_of

@@ -9,7 +9,7 @@ Memory grows with the distinct indices alone.
 Shapes: N rows of a block, V entries of all its rows, F places, K distinct indices.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from operator import or_
 from pathlib import Path
@@ -73,28 +73,31 @@ class Form:
 
     index_K: NDArray[np.int64]
     """Distinct indices, ascending."""
-    low_F: NDArray[np.int64] | None
-    """The smallest index at each place; None if rows differ in their number of entries."""
-    high_F: NDArray[np.int64] | None
     only_ones: bool
+    labels: tuple[float, float]
+    """The lowest and the highest."""
+    low_F: NDArray[np.int64] | None = None
+    """The smallest index at each place; None if rows differ in their number of entries."""
+    high_F: NDArray[np.int64] | None = None
 
     @classmethod
     def of(cls, rows: Rows) -> "Form":
         """That of a block."""
-        index_K, only_ones = np.unique(rows.index_V), bool((rows.value_V == 1).all())
-        places = int(rows.length_N[0]) if rows.length_N.size else 0
+        labels = float(rows.label_N.min()), float(rows.label_N.max())
+        form = cls(np.unique(rows.index_V), bool((rows.value_V == 1).all()), labels)
+        places = int(rows.length_N[0])
         if not places or (rows.length_N != places).any():
-            return cls(index_K, None, None, only_ones)
+            return form
         index_NF = rows.index_V.reshape(-1, places)
-        return cls(index_K, index_NF.min(0), index_NF.max(0), only_ones)
+        return replace(form, low_F=index_NF.min(0), high_F=index_NF.max(0))
 
     def __or__(self, other: "Form") -> "Form":
-        index_K, only_ones = np.union1d(self.index_K, other.index_K), self.only_ones and other.only_ones
+        labels = min(self.labels[0], other.labels[0]), max(self.labels[1], other.labels[1])
+        form = Form(np.union1d(self.index_K, other.index_K), self.only_ones and other.only_ones, labels)
         if self.low_F is None or other.low_F is None or self.low_F.size != other.low_F.size:
-            return Form(index_K, None, None, only_ones)
+            return form
         assert self.high_F is not None and other.high_F is not None
-        low_F, high_F = np.minimum(self.low_F, other.low_F), np.maximum(self.high_F, other.high_F)
-        return Form(index_K, low_F, high_F, only_ones)
+        return replace(form, low_F=np.minimum(self.low_F, other.low_F), high_F=np.maximum(self.high_F, other.high_F))
 
     @property
     def ranges(self) -> list[tuple[int, int]]:
@@ -115,29 +118,14 @@ class Form:
 
 
 @dataclass(frozen=True)
-class Scanned:
-    """A file's form, and the range of its labels."""
-
-    form: Form
-    lowest: float
-    highest: float
-
-
-@dataclass(frozen=True)
 class ScanFile:
     """Reads a file for its form."""
 
     path: str
 
-    def run(self, report: Report) -> Scanned:
-        """The form and the labels."""
-        form: Form | None = None
-        lowest, highest = np.inf, -np.inf
-        for rows in read_rows(self.path, report):
-            form = Form.of(rows) if form is None else form | Form.of(rows)
-            lowest, highest = min(lowest, rows.label_N.min()), max(highest, rows.label_N.max())
-        assert form is not None
-        return Scanned(form, float(lowest), float(highest))
+    def run(self, report: Report) -> Form:
+        """The form."""
+        return reduce(or_, map(Form.of, read_rows(self.path, report)))
 
 
 @dataclass(frozen=True)
@@ -208,10 +196,9 @@ class LibFM(SplitSource[LibFMTransform]):
 
     def learn(self, folder: Path, pool: Workers) -> LibFMTransform:
         """Scans the files of all splits for their form, and keeps the indices of training."""
-        scanned = pool.run([ScanFile(path) for path in self.paths], "read", self.bytes)
-        train, others = scanned[: len(self.files["train"])], scanned[len(self.files["train"]) :]
-        of_train: Form = reduce(or_, (of.form for of in train))
-        form = reduce(or_, (of.form for of in others), of_train)
+        forms = pool.run([ScanFile(path) for path in self.paths], "read", self.bytes)
+        of_train = reduce(or_, forms[: len(self.files["train"])])
+        form = reduce(or_, forms[len(self.files["train"]) :], of_train)
         known_K, ranges = of_train.index_K, form.ranges
         transform = LibFMTransform(label=self.label or "rating", fields=len(ranges), weighted=not form.only_ones)
         checksums = {}
@@ -220,7 +207,7 @@ class LibFM(SplitSource[LibFMTransform]):
             path = folder / transform.vocabulary_file(name)
             np.save(path, known_K[(low <= known_K) & (known_K <= high)])
             checksums[name] = checksum(path)
-        lowest, highest = min(of.lowest for of in train), max(of.highest for of in train)
+        lowest, highest = of_train.labels
         if lowest == highest:
             self.warnings.append(f"the label is {lowest:g} in every training row")
         if not ranges:

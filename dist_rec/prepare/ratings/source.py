@@ -159,10 +159,14 @@ class RatingFiles(Source[Encoded]):
             },
             seen=save_seen(folder, fit.pairs(fit.parts.targets(TRAIN))),
         )
+        tables = {"user": Table(rows=fit.users), "item": Table(rows=fit.items)}
+        if levels is not None:
+            member = "item" if options.layout == "users" else "user"
+            tables[f"{member}_level"] = Table(rows=tables[member].rows * len(levels))
         _warn(fit, splitter, options, warn)
         return Manifest(
             columns=of_columns,
-            tables=_tables(fit, options, levels),
+            tables=tables,
             splits=splits,
             transform=transform.model_dump(exclude_none=True),
         )
@@ -194,14 +198,6 @@ def _check_times(ratings: Ratings, splitter: Splitter, test_N: Mask, warn: Calla
         raise UserError("--split chronological needs timestamps, and the files have none")
     if isinstance(splitter, LeaveOneOut) and (splitter.validation or not test_N.any()):
         warn("the files have no timestamps: a user's last ratings are the last in the order of the files")
-
-
-def _tables(encoded: Encoded, options: Options, levels: tuple[float, ...] | None) -> dict[str, Table]:
-    tables = {"user": Table(rows=encoded.users), "item": Table(rows=encoded.items)}
-    if levels is not None:
-        member = "item" if options.layout == "users" else "user"
-        tables[f"{member}_level"] = Table(rows=tables[member].rows * len(levels))
-    return tables
 
 
 def _write_split(folder: Path, name: str, table: pa.Table, schema: pa.Schema) -> Split:
