@@ -55,5 +55,5 @@ def _flags_of_kinds(kinds: Kinds) -> Iterator[Parameter]:
         same = len({*stated.values()}) == 1
         shown = dict.fromkeys(f"{value}" if same else f"{value} ({name})" for name, value in stated.items())
         ending = f"; {' or '.join(shown)} if not given." if shown else "."
-        option.help = f"{', '.join(values)}: {option.help[0].lower()}{option.help[1:].rstrip('.')}{ending}"
+        option.help = f"{', '.join(values)}: {option.help[:1].lower()}{option.help[1:].rstrip('.')}{ending}"
         yield flag.replace(default=None, annotation=Annotated[kind | None, option])
