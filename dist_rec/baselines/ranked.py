@@ -18,7 +18,7 @@ from dist_rec.core.errors import UserError
 from dist_rec.core.head import Ids
 from dist_rec.core.schema import Manifest
 from dist_rec.data.loader import Loader, LoaderConfig
-from dist_rec.data.negatives import seen_pairs
+from dist_rec.data.seen import seen_pairs
 from dist_rec.data.shards import Dataset
 from dist_rec.embedding.ranking import places_among
 from dist_rec.tasks.implicit import CANDIDATES, ITEM, USER, Implicit, with_candidates

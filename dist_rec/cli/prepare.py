@@ -2,14 +2,39 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+import typer.core
+import typer.main
 
 if TYPE_CHECKING:
-    from dist_rec.data.prepare.prepared import Prepared
+    from dist_rec.prepare.engine import Source
 
-prepare = typer.Typer(help="Turn raw files into a folder of shards that describes itself.", no_args_is_help=True)
+
+class LazyRatings(typer.core.TyperGroup):
+    """The command `ratings` is made when it is asked for: the configs that its flags come from take time to import."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """All names."""
+        return [*super().list_commands(ctx), "ratings"]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """The command of a name."""
+        if cmd_name != "ratings":
+            return super().get_command(ctx, cmd_name)
+        from dist_rec.cli.flags import with_flags
+        from dist_rec.prepare.ratings.source import Options
+        from dist_rec.prepare.ratings.split import SPLITTERS
+
+        app = typer.Typer(add_completion=False, rich_markup_mode="rich")
+        app.command(no_args_is_help=True)(with_flags(ratings, Options, split=SPLITTERS))
+        return typer.main.get_command(app)
+
+
+prepare = typer.Typer(
+    cls=LazyRatings, help="Turn raw files into a folder of shards that describes itself.", no_args_is_help=True
+)
 
 Out = Annotated[Path, typer.Option(help="The folder to make.", show_default=False)]
 Train = Annotated[list[str] | None, typer.Option(help="Training files. Repeatable, as the next two.")]
@@ -53,10 +78,10 @@ def criteo(
     from dist_rec.data.workers import preload
 
     if workers != 1:
-        preload("dist_rec.data.prepare.criteo")
-    from dist_rec.data.prepare.criteo import prepare as prepare_criteo
+        preload("dist_rec.prepare.criteo.source")
+    from dist_rec.prepare.criteo.source import Criteo
 
-    _print(prepare_criteo(_patterns(train, valid, test), out, min_count, buckets, fitted_from, workers), out, as_json)
+    _run(Criteo({"train": train, "valid": valid, "test": test}, fitted_from, min_count, buckets), out, workers, as_json)
 
 
 @prepare.command(no_args_is_help=True)
@@ -103,11 +128,11 @@ def table(
 
         dist-rec prepare table --fitted-from data --test raw/2025-02.csv.gz --out later
     """
-    from dist_rec.data.prepare.table import prepare as prepare_table
-    from dist_rec.data.prepare.table_schema import TableSchema
+    from dist_rec.prepare.table.schema import TableSchema
+    from dist_rec.prepare.table.source import TableFiles
 
     parsed = None if schema is None else TableSchema.read(schema)
-    _print(prepare_table(parsed, _patterns(train, valid, test), out, fitted_from, workers), out, as_json)
+    _run(TableFiles({"train": train, "valid": valid, "test": test}, fitted_from, parsed), out, workers, as_json)
 
 
 @prepare.command(no_args_is_help=True)
@@ -133,62 +158,24 @@ def libfm(
     categorical columns field_0, field_1 …; otherwise a row becomes one bag "features", with weights if values are not
     all 1. Indices of the training files become rows of the tables; row 0 is for all others.
     """
-    from dist_rec.data.prepare.libfm import prepare as prepare_libfm
+    from dist_rec.prepare.libfm.source import LibFM
 
-    _print(prepare_libfm(_patterns(train, valid, test), out, label, fitted_from, workers), out, as_json)
+    _run(LibFM({"train": train, "valid": valid, "test": test}, fitted_from, label), out, workers, as_json)
 
 
-@prepare.command(no_args_is_help=True)
 def ratings(
     files: Annotated[
         list[str], typer.Argument(help="Rating files, plain or gzipped, or quoted patterns.", metavar="FILES")
     ],
     out: Out,
-    split: Annotated[
-        Literal["leave-one-out", "random", "chronological", "held-out-users"],
-        typer.Option(help="What is for training, validation and test.", show_default=False),
-    ],
-    layout: Annotated[
-        Literal["interactions", "users", "items"],
-        typer.Option(help="A row is a rating, or all ratings of a user or an item."),
-    ] = "interactions",
-    implicit: Annotated[bool, typer.Option("--implicit", help="Every rating is a 1.")] = False,
-    min_rating: Annotated[float | None, typer.Option(help="Leave out ratings below.")] = None,
-    min_interactions: Annotated[int, typer.Option(min=1, help="Leave out users with fewer ratings.")] = 1,
-    levels: Annotated[
-        bool, typer.Option("--levels", help="users, items: bags of (item, rating) pairs as well, for head rbm.")
-    ] = False,
+    split: Annotated[str, typer.Option(help="What is for training, validation and test.", show_default=False)],
+    test: Annotated[list[str] | None, typer.Option(help="leave-one-out: files of the test ratings.")] = None,
     bounds: Annotated[
         tuple[float, float] | None, typer.Option("--range", help="Lowest and highest rating that may occur.")
     ] = None,
     separator: Annotated[str | None, typer.Option(help="Between fields; found in the first line if not given.")] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Of everything random; 0 if not given.")] = None,
-    test_share: Annotated[
-        float | None, typer.Option(help="Of the ratings; if not given, 0.1 (random) or 0.2 (chronological).")
-    ] = None,
-    valid_share: Annotated[
-        float | None,
-        typer.Option(help="random, chronological: of what the test leaves, for validation; 0.1 if not given."),
-    ] = None,
-    test: Annotated[list[str] | None, typer.Option(help="leave-one-out: files of the test ratings.")] = None,
-    negatives: Annotated[str | None, typer.Option(help="leave-one-out: file of the test candidates.")] = None,
-    draw: Annotated[int | None, typer.Option(help="leave-one-out: candidates to draw for each user instead.")] = None,
-    by: Annotated[
-        Literal["uniform", "popularity"] | None,
-        typer.Option(help="leave-one-out: how candidates are drawn; uniform if not given."),
-    ] = None,
-    validation: Annotated[
-        bool | None,
-        typer.Option(
-            "--validation/--no-validation", help="leave-one-out: is the last but one for validation or for training?"
-        ),
-    ] = None,
-    valid_users: Annotated[int | None, typer.Option(help="held-out-users: users of validation.")] = None,
-    test_users: Annotated[int | None, typer.Option(help="held-out-users: users of the test.")] = None,
-    fold_in: Annotated[
-        float | None, typer.Option(help="held-out-users: share of their ratings that is shown; 0.8 if not given.")
-    ] = None,
     as_json: AsJson = False,
+    **settings: Any,
 ) -> None:
     """Prepare ratings: `user item rating \\[timestamp]` a line, separated by tab, comma, '::', ';' or space.
 
@@ -206,34 +193,18 @@ def ratings(
     that training never saw, and such validation and test ratings are kept. Of several ratings of an item by a user the
     newest counts. Ratings are held in memory: 20 bytes each, about 250 at the peak, while they are sorted and written.
     """
-    from dist_rec.data.prepare.ratings import Options
-    from dist_rec.data.prepare.ratings import prepare as prepare_ratings
-    from dist_rec.data.prepare.ratings_split import splitter
+    from dist_rec.prepare.ratings.source import Options, RatingFiles
+    from dist_rec.prepare.ratings.split import splitter
 
-    settings = {
-        "test_share": test_share, "valid_share": valid_share, "negatives": negatives, "draw": draw, "by": by,
-        "validation": validation,
-        "valid_users": valid_users, "test_users": test_users, "fold_in": fold_in, "seed": seed,
-    }  # fmt: skip
-    options = Options.parse(
-        {
-            "layout": layout,
-            "implicit": implicit,
-            "min_rating": min_rating,
-            "min_interactions": min_interactions,
-            "levels": levels,
-        },
-        "--",
-    )
-    prepared = prepare_ratings(files, out, splitter(split, settings), options, test or [], separator, bounds)
-    _print(prepared, out, as_json)
+    options = Options.parse({key: settings.pop(key) for key in Options.model_fields}, "--")
+    _run(RatingFiles(files, splitter(split, settings), options, test or [], separator, bounds), out, None, as_json)
 
 
-def _patterns(train: list[str] | None, valid: list[str] | None, test: list[str] | None) -> dict[str, list[str]]:
-    return {"train": train or [], "valid": valid or [], "test": test or []}
+def _run(source: "Source[Any]", out: Path, workers: int | None, as_json: bool) -> None:
+    """Prepares files and says what came of it."""
+    from dist_rec.prepare.engine import prepare
 
-
-def _print(prepared: "Prepared", out: Path, as_json: bool) -> None:
+    prepared = prepare(source, out, workers)
     summary = prepared.summary()
     for name, split in summary["splits"].items():
         clicks = f", {split['click_rate']:.2%} clicks" if "click_rate" in split else ""

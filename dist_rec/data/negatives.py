@@ -15,11 +15,9 @@ from numpy.typing import NDArray
 
 from dist_rec.core.errors import UserError
 from dist_rec.core.splitmix import U64, stream, words
-from dist_rec.data.prepare.vocabulary import checksum
+from dist_rec.data.seen import seen_pairs
 from dist_rec.data.shards import Dataset
 
-SEEN = "seen.npy"
-"""In a prepared folder: the sorted pairs `user * items + item` of the training split, int64 [S]."""
 ATTEMPTS = 64
 """Proposals that may be rejected before an item is drawn among those that are left, which takes time in O(I)."""
 Ints = NDArray[Any]
@@ -138,20 +136,6 @@ class Negatives:
         pair_D = user_D.astype(np.int64) * self._items + item_D
         place_D = np.searchsorted(self._seen_S, pair_D)
         return self._seen_S.take(place_D, mode="clip") == pair_D
-
-
-def seen_pairs(dataset: Dataset) -> NDArray[np.int64]:
-    """The sorted pairs `user * items + item` of the training split, int64 [S], verified and mapped into memory.
-
-    Raises:
-        UserError: if the folder has no seen pairs, or not those that it was prepared with.
-    """
-    path, seen = Path(dataset.path, SEEN), dataset.manifest.transform.get("seen")
-    if seen is None:
-        raise UserError(f"{dataset.path} was not prepared by `dist-rec prepare ratings`: it has no seen pairs")
-    if not path.exists() or checksum(path) != seen["checksum"]:
-        raise UserError(f"{path} is missing or damaged; prepare the data again")
-    return np.load(path, mmap_mode="r")
 
 
 def _cumulative(log_weight_I: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -122,6 +122,15 @@ def new_folder(out: Path) -> Iterator[Path]:
                 parent.rmdir()
 
 
+def checksum(path: Path) -> str:
+    """xxh3_64 of a file, 16 hex digits."""
+    digest = xxhash.xxh3_64()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
 class Dataset:
     """A prepared folder, on a local disk or under any URI that `pyarrow.fs` knows (`s3://…`, `gs://…`)."""
 

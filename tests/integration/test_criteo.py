@@ -10,7 +10,8 @@ import pytest
 from dist_rec.core.config import read_toml
 from dist_rec.core.process import this_process
 from dist_rec.data.loader import Loader
-from dist_rec.data.prepare.criteo import prepare
+from dist_rec.prepare.criteo.source import Criteo
+from dist_rec.prepare.engine import prepare
 from dist_rec.train.config import RunConfig
 from dist_rec.train.trainer import Trainer
 from tests.processes import run_distributed
@@ -28,7 +29,7 @@ pytestmark = [
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("criteo") / "data"
     parts = {"train": [f"{RAW}/part_[0-7].tsv.gz"], "valid": [f"{RAW}/part_8.tsv.gz"], "test": [f"{RAW}/part_9.tsv.gz"]}
-    prepare(parts, folder)
+    prepare(Criteo(parts), folder)
     return folder
 
 

@@ -19,10 +19,11 @@ from dist_rec.baselines.pop import Pop
 from dist_rec.core.batch import Batch
 from dist_rec.core.errors import UserError
 from dist_rec.data.loader import Loader, LoaderConfig
-from dist_rec.data.prepare.ratings import Options, prepare
-from dist_rec.data.prepare.ratings_split import HeldOutUsers, LeaveOneOut, Splitter
 from dist_rec.data.shards import Dataset
 from dist_rec.embedding.scores import CatalogScores, TableShard
+from dist_rec.prepare.engine import prepare
+from dist_rec.prepare.ratings.source import Options, RatingFiles
+from dist_rec.prepare.ratings.split import HeldOutUsers, LeaveOneOut, Splitter
 from dist_rec.tasks.implicit import Implicit
 from dist_rec.tasks.top_n import TopN
 from tests.processes import run_distributed
@@ -78,7 +79,7 @@ def some_ratings(folder: Path) -> Path:
 
 
 def prepared(folder: Path, splitter: Splitter, **options: str | bool) -> Dataset:
-    prepare([str(some_ratings(folder))], folder / "data", splitter, Options(**options))  # type: ignore[arg-type]
+    prepare(RatingFiles([str(some_ratings(folder))], splitter, Options(**options)), folder / "data")  # type: ignore[arg-type]
     return Dataset(folder / "data")
 
 

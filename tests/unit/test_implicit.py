@@ -15,9 +15,10 @@ from dist_rec.baselines.ranked import _among_candidates, seen_matrix
 from dist_rec.core.batch import Batch
 from dist_rec.core.errors import UserError
 from dist_rec.data.loader import Loader, LoaderConfig
-from dist_rec.data.prepare import ratings
-from dist_rec.data.prepare.ratings_split import splitter
 from dist_rec.data.shards import Dataset
+from dist_rec.prepare.engine import prepare
+from dist_rec.prepare.ratings.source import Options, RatingFiles
+from dist_rec.prepare.ratings.split import splitter
 from dist_rec.tasks.implicit import Implicit
 from dist_rec.train.spec import _check_columns
 
@@ -30,9 +31,9 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     random = np.random.default_rng(0)
     chosen = [(user, item) for user in range(USERS) for item in random.choice(ITEMS, EACH, replace=False)]
     (folder / "raw").write_text("".join(f"{user}\t{item}\t1\t{when}\n" for when, (user, item) in enumerate(chosen)))
-    options = ratings.Options(implicit=True)
+    options = Options(implicit=True)
     split = splitter("leave-one-out", {"draw": CANDIDATES})
-    ratings.prepare([str(folder / "raw")], folder / "data", split, options)
+    prepare(RatingFiles([str(folder / "raw")], split, options), folder / "data")
     return Dataset(str(folder / "data"))
 
 
@@ -128,7 +129,7 @@ def test_items_that_training_never_saw_come_last(tmp_path: Path) -> None:
     (tmp_path / "candidates").write_text("(u0,new)\ti9\tnone\n(u1,i9)\tnone\ti9\n(u2,other)\ti9\ti9\n")
     split = splitter("leave-one-out", {"negatives": str(tmp_path / "candidates"), "validation": False})
     train, test = ([str(tmp_path / name)] for name in ("train", "test"))
-    ratings.prepare(train, tmp_path / "data", split, ratings.Options(), test_patterns=test)
+    prepare(RatingFiles(train, split, Options(), test), tmp_path / "data")
     task = Implicit(Implicit.Config(candidates=3))
     batch = batches(Dataset(tmp_path / "data"), task, "test")[0]
     unknown_B = batch.ids["item"].values() == 0

@@ -8,8 +8,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dist_rec.core.errors import UserError
-from dist_rec.data.prepare import lines as module
-from dist_rec.data.prepare.lines import Piece, cut, find_files, read_lines
+from dist_rec.prepare import lines as module
+from dist_rec.prepare.lines import Piece, cut, find_files, read_lines
 
 texts = st.lists(st.text("ab", max_size=9), min_size=1, max_size=60)
 in_a_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)

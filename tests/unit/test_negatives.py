@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from dist_rec.core.errors import UserError
 from dist_rec.core.splitmix import shuffled, words
 from dist_rec.data.negatives import Negatives
-from dist_rec.data.prepare.ratings import Options, prepare
-from dist_rec.data.prepare.ratings_split import Random
 from dist_rec.data.shards import Dataset
+from dist_rec.prepare.engine import prepare
+from dist_rec.prepare.ratings.source import Options, RatingFiles
+from dist_rec.prepare.ratings.split import Random
 
 USERS, ITEMS = 6, 12
 KINDS = st.sampled_from(["uniform", "popularity"])
@@ -140,7 +141,7 @@ def test_a_user_who_has_seen_everything_is_named() -> None:
 def test_a_prepared_folder_brings_its_seen_pairs(tmp_path: Path) -> None:
     raw = tmp_path / "raw"
     raw.write_text("".join(f"{user} {item} 5\n" for user in range(30) for item in range(20) if (user * item) % 3))
-    prepare([str(raw)], tmp_path / "out", Random(test_share=0.3), Options())
+    prepare(RatingFiles([str(raw)], Random(test_share=0.3), Options()), tmp_path / "out")
     dataset = Dataset(tmp_path / "out")
     train = [dataset.read_block(shard, block) for shard, block, _ in dataset.blocks("train")]
     user_B, item_B = (np.concatenate([block[name].to_numpy() for block in train]) for name in ("user", "item"))

@@ -14,14 +14,19 @@ from typer.testing import CliRunner
 
 from dist_rec.cli.main import app
 from dist_rec.core.errors import UserError
-from dist_rec.data.prepare import criteo as criteo_module
-from dist_rec.data.prepare import criteo_rows as rows_module
-from dist_rec.data.prepare import lines as lines_module
-from dist_rec.data.prepare.criteo import prepare
 from dist_rec.data.shards import Dataset
+from dist_rec.prepare import engine
+from dist_rec.prepare import lines as lines_module
+from dist_rec.prepare.criteo import encode as encode_module
+from dist_rec.prepare.criteo import rows as rows_module
+from dist_rec.prepare.criteo.source import Criteo
 from tests.unit import criteo_by_hand as by_hand
 
 DATA = Path(os.environ.get("DIST_REC_DATA", Path(__file__).parents[3] / "shared" / "data")) / "criteo_kaggle_137k"
+
+
+def prepare(files: dict[str, list[str]], out: Path, workers: int | None = None, **options: Any) -> engine.Prepared:
+    return engine.prepare(Criteo(files, **options), out, workers)
 
 
 def random_lines(seed: int, rows: int) -> list[str]:
@@ -79,7 +84,7 @@ def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lines_module, "BLOCK_BYTES", 3 << 10)
     monkeypatch.setattr(lines_module, "PIECE_BYTES", 20 << 10)
     monkeypatch.setattr(rows_module, "SEGMENT_ROWS", 30)
-    monkeypatch.setattr(criteo_module, "SHARD_SEGMENTS", 2)
+    monkeypatch.setattr(encode_module, "SHARD_SEGMENTS", 2)
 
 
 @pytest.mark.parametrize("min_count", [1, 2, 7])

@@ -15,13 +15,24 @@ from typer.testing import CliRunner
 
 from dist_rec.cli.main import app
 from dist_rec.core.errors import UserError
-from dist_rec.data.prepare import lines as lines_module
-from dist_rec.data.prepare.libfm import prepare
-from dist_rec.data.prepare.libfm_lines import read_rows
 from dist_rec.data.shards import Dataset
+from dist_rec.prepare import engine
+from dist_rec.prepare import lines as lines_module
+from dist_rec.prepare.libfm.lines import read_rows
+from dist_rec.prepare.libfm.source import LibFM
 
 DATA = Path(os.environ.get("DIST_REC_DATA", Path(__file__).parents[3] / "shared" / "data")) / "frappe"
 RANGES = ((100, 120), (0, 50), (60, 65))
+
+
+def prepare(
+    files: dict[str, list[str]],
+    out: Path,
+    label: Any = None,
+    fitted_from: Path | None = None,
+    workers: int | None = None,
+) -> engine.Prepared:
+    return engine.prepare(LibFM(files, fitted_from, label), out, workers)
 
 
 def field_lines(seed: int, rows: int) -> list[str]:

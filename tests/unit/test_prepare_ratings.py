@@ -20,11 +20,12 @@ from typer.testing import CliRunner
 from dist_rec.cli.main import app
 from dist_rec.core.errors import UserError
 from dist_rec.data.loader import Loader, LoaderConfig
-from dist_rec.data.prepare import lines as lines_module
-from dist_rec.data.prepare.prepared import Prepared
-from dist_rec.data.prepare.ratings import Options, prepare
-from dist_rec.data.prepare.ratings_split import Chronological, HeldOutUsers, LeaveOneOut, Random, Splitter, splitter
 from dist_rec.data.shards import Dataset
+from dist_rec.prepare import engine
+from dist_rec.prepare import lines as lines_module
+from dist_rec.prepare.engine import Prepared
+from dist_rec.prepare.ratings.source import Options, RatingFiles
+from dist_rec.prepare.ratings.split import Chronological, HeldOutUsers, LeaveOneOut, Random, Splitter, splitter
 
 DATA = Path(os.environ.get("DIST_REC_DATA", Path(__file__).parents[3] / "shared" / "data")) / "ml-1m"
 
@@ -34,6 +35,10 @@ class Rating(NamedTuple):
     item: str
     rating: float
     time: int
+
+
+def prepare(files: list[str], out: Path, *settings: Any, **others: Any) -> Prepared:
+    return engine.prepare(RatingFiles(files, *settings, **others), out)
 
 
 def some_ratings(seed: int, users: int = 30, items: int = 20) -> list[Rating]:

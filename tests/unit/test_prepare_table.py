@@ -20,14 +20,16 @@ from typer.testing import CliRunner
 
 from dist_rec.cli.main import app
 from dist_rec.core.errors import UserError
-from dist_rec.data.prepare import lines as lines_module
-from dist_rec.data.prepare import table_fit as fit_module
-from dist_rec.data.prepare import table_source as source_module
-from dist_rec.data.prepare.table import prepare
-from dist_rec.data.prepare.table_encode import Buckets, transformed
-from dist_rec.data.prepare.table_fit import NumberFit
-from dist_rec.data.prepare.table_schema import Dense, TableSchema
 from dist_rec.data.shards import Dataset
+from dist_rec.prepare import engine
+from dist_rec.prepare import lines as lines_module
+from dist_rec.prepare.table import chunks as chunks_module
+from dist_rec.prepare.table import fit as fit_module
+from dist_rec.prepare.table.encode import transformed
+from dist_rec.prepare.table.fit import NumberFit
+from dist_rec.prepare.table.schema import Dense, TableSchema
+from dist_rec.prepare.table.source import TableFiles
+from dist_rec.prepare.table.tokens import Buckets
 
 ROOT = Path(__file__).parents[2]
 DATA = Path(os.environ.get("DIST_REC_DATA", ROOT.parent / "shared" / "data")) / "adult"
@@ -51,6 +53,12 @@ SCHEMA: dict[str, Any] = {
     "sequence": {"history": {"separator": " ", "table": "items"}},
     "cross": {"city_x_age": {"of": ["city", "age_group"]}, "hashed": {"of": ["item", "city"], "buckets": 11}},
 }
+
+
+def prepare(
+    schema: TableSchema | None, files: Any, out: Path, fitted_from: Path | None = None, workers: int | None = None
+) -> engine.Prepared:
+    return engine.prepare(TableFiles(files, fitted_from, schema), out, workers)
 
 
 def schema(**changes: Any) -> TableSchema:
@@ -186,7 +194,7 @@ def bytes_of(folder: Path) -> dict[str, bytes]:
 @pytest.fixture
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lines_module, "BLOCK_BYTES", 700)
-    monkeypatch.setattr(source_module, "PARQUET_ROWS", 13)
+    monkeypatch.setattr(chunks_module, "PARQUET_ROWS", 13)
     monkeypatch.setattr(fit_module, "WAITING_VALUES", 10)
 
 

@@ -11,8 +11,8 @@ from sklearn.metrics import log_loss, roc_auc_score
 
 from dist_rec.core.errors import UserError
 from dist_rec.data import synthetic
-from dist_rec.data.prepare.tsv import MARGIN, Fields, hexadecimal
 from dist_rec.data.synthetic import CATEGORIES, INTEGERS, Block, ClickModel, Tally, Text, synthesize
+from dist_rec.prepare.criteo.tsv import MARGIN, Fields, hexadecimal
 
 
 def read(folder: Path) -> Fields:

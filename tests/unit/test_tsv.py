@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dist_rec.data.prepare.tsv import MARGIN, Fields, NotNumbers, hexadecimal
+from dist_rec.prepare.criteo.tsv import MARGIN, Fields, NotNumbers, hexadecimal
 
 INTEGER, HEXADECIMAL = rb"(-?[0-9]{1,16})?", rb"[0-9a-fA-F]{0,8}"
 integers = st.one_of(

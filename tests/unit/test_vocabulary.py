@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dist_rec.core.errors import UserError
-from dist_rec.data.prepare.vocabulary import Run, Vocabulary, bucket, factorize, fit, merge, pack
+from dist_rec.prepare.criteo.vocabulary import Run, Vocabulary, bucket, factorize, fit, merge, pack
 
 values = st.one_of(st.integers(0, 5), st.integers(0, 2**32 - 1), st.just(2**32 - 1))
 columns = st.lists(st.one_of(st.none(), values), max_size=60)

@@ -18,9 +18,9 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from dist_rec.core.errors import UserError
-from dist_rec.data.prepare.lines import Piece, read_lines
-from dist_rec.data.prepare.table_schema import Source
 from dist_rec.data.workers import Report
+from dist_rec.prepare.lines import Piece, read_lines
+from dist_rec.prepare.table.schema import Source
 
 PARQUET_ROWS = 1 << 15
 ODD_QUOTES = rb'(?m)^[^"\n]*"([^"\n]*"[^"\n]*")*[^"\n]*$'

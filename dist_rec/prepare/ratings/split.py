@@ -5,7 +5,7 @@ Shapes: N ratings, U users.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,7 @@ from pydantic import Field, field_serializer
 from dist_rec.core.config import Config
 from dist_rec.core.errors import UserError
 from dist_rec.core.splitmix import shuffled
-from dist_rec.data.prepare.ratings_lines import Ratings
+from dist_rec.prepare.ratings.lines import Ratings
 
 SPLITS = ("train", "valid", "test")
 TRAIN, VALID, TEST, NOWHERE = 0, 1, 2, -1
@@ -58,6 +58,7 @@ class LeaveOneOut(Config):
     validation: bool = True
     """Whether the last but one is for validation; once the settings are chosen it may be for training."""
     seed: int = Field(0, ge=0)
+    """Of everything random."""
 
     @field_serializer("negatives")
     def _name(self, path: str | None) -> str | None:
@@ -78,9 +79,11 @@ class Random(Config):
 
     name: Literal["random"] = "random"
     test_share: float = Field(0.1, gt=0, lt=1)
+    """Of the ratings, for the test."""
     valid_share: float = Field(0.1, ge=0, lt=1)
-    """Of what the test leaves."""
+    """Of what the test leaves, for validation."""
     seed: int = Field(0, ge=0)
+    """Of everything random."""
 
     def parts(self, ratings: Ratings) -> Parts:
         """Splits."""
@@ -96,8 +99,9 @@ class Chronological(Config):
 
     name: Literal["chronological"] = "chronological"
     test_share: float = Field(0.2, gt=0, lt=1)
+    """Of the ratings, for the test."""
     valid_share: float = Field(0.1, ge=0, lt=1)
-    """Of what the test leaves."""
+    """Of what the test leaves, for validation."""
 
     def parts(self, ratings: Ratings) -> Parts:
         """Splits."""
@@ -115,10 +119,13 @@ class HeldOutUsers(Config):
 
     name: Literal["held-out-users"] = "held-out-users"
     valid_users: int = Field(gt=0)
+    """Users of validation."""
     test_users: int = Field(gt=0)
+    """Users of the test."""
     fold_in: float = Field(0.8, gt=0, lt=1)
     """Share of a user's ratings that is shown, rounded up."""
     seed: int = Field(0, ge=0)
+    """Of everything random."""
 
     def parts(self, ratings: Ratings) -> Parts:
         """Splits."""
@@ -151,12 +158,7 @@ WITHOUT_VALIDATION = {
     "random": "; --valid-share 0 does without it",
     "chronological": "; --valid-share 0 does without it",
 }
-SPLITTERS: dict[str, type[Splitter]] = {
-    "leave-one-out": LeaveOneOut,
-    "random": Random,
-    "chronological": Chronological,
-    "held-out-users": HeldOutUsers,
-}
+SPLITTERS: dict[str, type[Splitter]] = {kind.model_fields["name"].default: kind for kind in get_args(Splitter)}
 
 
 def splitter(name: str, settings: dict[str, Any]) -> Splitter:

@@ -10,8 +10,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from dist_rec.core.schema import Column
-from dist_rec.data.prepare.ratings_ids import Encoded, Ids
-from dist_rec.data.prepare.ratings_split import Mask
+from dist_rec.prepare.ratings.ids import Encoded, Ids
+from dist_rec.prepare.ratings.split import Mask
 
 Layout = Literal["interactions", "users", "items"]
 

@@ -14,8 +14,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from dist_rec.core.errors import UserError
-from dist_rec.data.prepare.lines import Piece, read_lines
 from dist_rec.data.workers import Report
+from dist_rec.prepare.lines import Piece, read_lines
 
 NUMBER = r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?"
 

@@ -9,8 +9,8 @@ that training never saw. Everything is a function of the files, the options and 
 Shapes: N ratings.
 """
 
-import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,15 +21,17 @@ from pydantic import Field
 from dist_rec.core.config import Config
 from dist_rec.core.errors import UserError
 from dist_rec.core.schema import Manifest, Split, Table
-from dist_rec.data.negatives import SEEN
-from dist_rec.data.prepare.lines import find_files
-from dist_rec.data.prepare.prepared import Prepared
-from dist_rec.data.prepare.ratings_candidates import find_candidates
-from dist_rec.data.prepare.ratings_filter import choose
-from dist_rec.data.prepare.ratings_ids import Encoded, save_vocabulary
-from dist_rec.data.prepare.ratings_layout import Layout, bags, columns, interactions
-from dist_rec.data.prepare.ratings_lines import Ratings, read_ratings
-from dist_rec.data.prepare.ratings_split import (
+from dist_rec.data.seen import Seen, save_seen
+from dist_rec.data.shards import ShardWriter, arrow_schema
+from dist_rec.data.workers import Workers
+from dist_rec.prepare.engine import Source
+from dist_rec.prepare.lines import find_files
+from dist_rec.prepare.ratings.candidates import find_candidates
+from dist_rec.prepare.ratings.filter import choose
+from dist_rec.prepare.ratings.ids import Encoded, save_vocabulary
+from dist_rec.prepare.ratings.layout import Layout, bags, columns, interactions
+from dist_rec.prepare.ratings.lines import Ratings, read_ratings
+from dist_rec.prepare.ratings.split import (
     NOWHERE,
     SPLITS,
     TEST,
@@ -41,8 +43,6 @@ from dist_rec.data.prepare.ratings_split import (
     Splitter,
     check_filled,
 )
-from dist_rec.data.prepare.vocabulary import checksum
-from dist_rec.data.shards import ShardWriter, arrow_schema, new_folder
 
 SHARD_ROWS = 1 << 20
 
@@ -51,6 +51,7 @@ class Options(Config):
     """Which ratings count, and what becomes of them."""
 
     layout: Layout = "interactions"
+    """A row is a rating, or all ratings of a user or an item."""
     implicit: bool = False
     """Every rating is a 1."""
     min_rating: float | None = None
@@ -58,7 +59,7 @@ class Options(Config):
     min_interactions: int = Field(1, ge=1)
     """Users with fewer of the ratings that are left are left out."""
     levels: bool = False
-    """Bags of pairs of a member and its rating as well, with a table that has a row for each pair."""
+    """users, items: bags of pairs of a member and its rating as well, each a row of a table, for head rbm."""
 
 
 class Labels(Config):
@@ -69,20 +70,13 @@ class Labels(Config):
     mean: float
 
 
-class Seen(Config):
-    """The file of seen pairs (`dist_rec.data.negatives`)."""
-
-    pairs: int
-    checksum: str
-
-
 class Transform(Config):
     """How lines became rows: `transform` of the manifest."""
 
     source: Literal["ratings"] = "ratings"
     options: Options
     split: dict[str, Any]
-    """Name and settings of the split, see `dist_rec.data.prepare.ratings_split`."""
+    """Name and settings of the split, see `dist_rec.prepare.ratings.split`."""
     ratings: dict[str, int]
     """Ratings that each split is trained or tested on."""
     labels: Labels
@@ -95,50 +89,87 @@ class Transform(Config):
     seen: Seen
 
 
-def prepare(
-    patterns: Sequence[str],
-    out: Path,
-    splitter: Splitter,
-    options: Options,
-    test_patterns: Sequence[str] = (),
-    separator: str | None = None,
-    bounds: tuple[float, float] | None = None,
-) -> Prepared:
-    """Turns rating files into a prepared folder; nothing of it is left if that fails.
-
-    Args:
-        patterns: files or glob patterns.
-        out: the folder to make.
-        splitter: the split and its settings.
-        options: which ratings count, and the layout.
-        test_patterns: files of the test ratings, for leave-one-out alone.
-        separator: between fields; None finds it in each file's first line.
-        bounds: the smallest and the largest rating that may occur.
+@dataclass
+class RatingFiles(Source[Encoded]):
+    """Rating files, which are held in memory.
 
     Raises:
-        UserError: for options that contradict each other, and for every fault of the input.
+        UserError: for options that contradict each other, and for files that are missing.
     """
-    began = time.perf_counter()
-    _check(splitter, options, test_patterns, bounds)
-    files, test_files = find_files(patterns, "FILES"), find_files(test_patterns, "--test")
-    if both := sorted(set(files) & set(test_files)):
-        raise UserError(f"{both[0]} is in both FILES and --test")
-    warnings: list[str] = []
-    with new_folder(out) as folder:
-        ratings, sizes = read_ratings([*files, *test_files], separator, bounds)
-        test_N = np.arange(len(ratings)) >= sum(sizes[: len(files)])
-        _check_times(ratings, splitter, test_N, warnings.append)
-        kept_N, left_out = choose(ratings, test_N, options.min_rating, options.min_interactions, warnings.append)
+
+    patterns: Sequence[str]
+    """Files or glob patterns."""
+    splitter: Splitter
+    options: Options
+    test_patterns: Sequence[str] = ()
+    """Files of the test ratings, for leave-one-out alone."""
+    separator: str | None = None
+    """Between fields; None finds it in each file's first line."""
+    bounds: tuple[float, float] | None = None
+    """The smallest and the largest rating that may occur."""
+
+    def __post_init__(self) -> None:
+        _check(self.splitter, self.options, self.test_patterns, self.bounds)
+        self._files, self._test_files = find_files(self.patterns, "FILES"), find_files(self.test_patterns, "--test")
+        if both := sorted(set(self._files) & set(self._test_files)):
+            raise UserError(f"{both[0]} is in both FILES and --test")
+        self._left_out: dict[str, int] = {}
+
+    def fit(self, folder: Path, pool: Workers) -> Encoded:
+        """Reads, filters and splits the ratings, and numbers their users and items."""
+        options, splitter, warn = self.options, self.splitter, self.warnings.append
+        ratings, sizes = read_ratings([*self._files, *self._test_files], self.separator, self.bounds)
+        test_N = np.arange(len(ratings)) >= sum(sizes[: len(self._files)])
+        _check_times(ratings, splitter, test_N, warn)
+        kept_N, self._left_out = choose(ratings, test_N, options.min_rating, options.min_interactions, warn)
         ratings, test_N = ratings.where(kept_N), test_N[kept_N]
-        if test_files and not test_N.any():
+        if self._test_files and not test_N.any():
             raise UserError("no rating of --test is left: lower --min-rating or --min-interactions")
         parts = splitter.parts(ratings, test_N) if isinstance(splitter, LeaveOneOut) else splitter.parts(ratings)
         encoded = Encoded.of(ratings, parts, options.implicit)
         check_filled(splitter, parts)
-        left_out["of_items_that_training_never_saw"] = int((parts.split_N == NOWHERE).sum())
-        manifest = _write(folder, encoded, splitter, options, left_out, warnings.append)
-        _warn(encoded, splitter, options, warnings.append)
-    return Prepared(manifest, time.perf_counter() - began, tuple(warnings))
+        self._left_out["of_items_that_training_never_saw"] = int((parts.split_N == NOWHERE).sum())
+        return encoded
+
+    def write(self, fit: Encoded, folder: Path, pool: Workers) -> Manifest:
+        """Writes shards, vocabularies and seen pairs."""
+        options, splitter, warn = self.options, self.splitter, self.warnings.append
+        candidates = find_candidates(fit, splitter, warn) if isinstance(splitter, LeaveOneOut) else {}
+        label_N = fit.label_N[fit.parts.targets(TRAIN)]
+        levels = tuple(np.unique(label_N).tolist()) if options.levels else None
+        of_columns = columns(options.layout, bool(candidates), options.levels)
+        splits = {}
+        for part, name in enumerate(SPLITS):
+            if options.layout == "interactions":
+                table = interactions(fit, part, candidates.get(part))
+            else:
+                table = bags(fit, part, options.layout, levels)
+            if table.num_rows:
+                splits[name] = _write_split(folder, name, table, arrow_schema(of_columns))
+        transform = Transform(
+            options=options,
+            split=splitter.model_dump(exclude_none=True),
+            ratings={name: int(fit.parts.targets(part).sum()) for part, name in enumerate(SPLITS)},
+            labels=_labels(fit),
+            levels=levels,
+            left_out=self._left_out,
+            vocabulary={
+                "user": save_vocabulary(folder / "vocabulary" / "user.txt", fit.user_K, fit.ratings.users),
+                "item": save_vocabulary(folder / "vocabulary" / "item.txt", fit.item_K, fit.ratings.items),
+            },
+            seen=save_seen(folder, fit.pairs(fit.parts.targets(TRAIN))),
+        )
+        tables = {"user": Table(rows=fit.users), "item": Table(rows=fit.items)}
+        if levels is not None:
+            member = "item" if options.layout == "users" else "user"
+            tables[f"{member}_level"] = Table(rows=tables[member].rows * len(levels))
+        _warn(fit, splitter, options, warn)
+        return Manifest(
+            columns=of_columns,
+            tables=tables,
+            splits=splits,
+            transform=transform.model_dump(exclude_none=True),
+        )
 
 
 def _check(
@@ -169,52 +200,6 @@ def _check_times(ratings: Ratings, splitter: Splitter, test_N: Mask, warn: Calla
         warn("the files have no timestamps: a user's last ratings are the last in the order of the files")
 
 
-def _write(
-    folder: Path,
-    encoded: Encoded,
-    splitter: Splitter,
-    options: Options,
-    left_out: dict[str, int],
-    warn: Callable[[str], None],
-) -> Manifest:
-    """Everything that a prepared folder holds."""
-    candidates = find_candidates(encoded, splitter, warn) if isinstance(splitter, LeaveOneOut) else {}
-    of_columns, levels = columns(options.layout, bool(candidates), options.levels), _levels(encoded, options)
-    splits = {}
-    for part, name in enumerate(SPLITS):
-        if options.layout == "interactions":
-            table = interactions(encoded, part, candidates.get(part))
-        else:
-            table = bags(encoded, part, options.layout, levels)
-        if table.num_rows:
-            splits[name] = _write_split(folder, name, table, arrow_schema(of_columns))
-    transform = Transform(
-        options=options,
-        split=splitter.model_dump(exclude_none=True),
-        ratings={name: int(encoded.parts.targets(part).sum()) for part, name in enumerate(SPLITS)},
-        labels=_labels(encoded),
-        levels=levels,
-        left_out=left_out,
-        vocabulary={
-            "user": save_vocabulary(folder / "vocabulary" / "user.txt", encoded.user_K, encoded.ratings.users),
-            "item": save_vocabulary(folder / "vocabulary" / "item.txt", encoded.item_K, encoded.ratings.items),
-        },
-        seen=_save_seen(folder, encoded),
-    )
-    tables = {"user": Table(rows=encoded.users), "item": Table(rows=encoded.items)}
-    if levels is not None:
-        member = "item" if options.layout == "users" else "user"
-        tables[f"{member}_level"] = Table(rows=tables[member].rows * len(levels))
-    manifest = Manifest(
-        columns=of_columns,
-        tables=tables,
-        splits=splits,
-        transform=transform.model_dump(exclude_none=True),
-    )
-    manifest.save(folder)
-    return manifest
-
-
 def _write_split(folder: Path, name: str, table: pa.Table, schema: pa.Schema) -> Split:
     shards = []
     for number, start in enumerate(range(0, table.num_rows, SHARD_ROWS)):
@@ -227,18 +212,6 @@ def _write_split(folder: Path, name: str, table: pa.Table, schema: pa.Schema) ->
 def _labels(encoded: Encoded) -> Labels:
     label_N = encoded.label_N[encoded.parts.targets(TRAIN)]
     return Labels(min=float(label_N.min()), max=float(label_N.max()), mean=float(label_N.mean(dtype=np.float64)))
-
-
-def _levels(encoded: Encoded, options: Options) -> tuple[float, ...] | None:
-    if not options.levels:
-        return None
-    return tuple(np.unique(encoded.label_N[encoded.parts.targets(TRAIN)]).tolist())
-
-
-def _save_seen(folder: Path, encoded: Encoded) -> Seen:
-    pair_S = encoded.pairs(encoded.parts.targets(TRAIN))
-    np.save(folder / SEEN, pair_S)
-    return Seen(pairs=pair_S.size, checksum=checksum(folder / SEEN))
 
 
 def _warn(encoded: Encoded, splitter: Splitter, options: Options, warn: Callable[[str], None]) -> None:

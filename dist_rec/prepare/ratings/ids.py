@@ -12,9 +12,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from dist_rec.core.errors import UserError
-from dist_rec.data.prepare.ratings_lines import Ratings
-from dist_rec.data.prepare.ratings_split import TRAIN, Mask, Parts
-from dist_rec.data.prepare.vocabulary import checksum
+from dist_rec.data.seen import sorted_pairs
+from dist_rec.data.shards import checksum
+from dist_rec.prepare.ratings.lines import Ratings
+from dist_rec.prepare.ratings.split import TRAIN, Mask, Parts
 
 Ids = NDArray[np.int32]
 
@@ -68,12 +69,6 @@ class Encoded:
     def pairs(self, among_N: Mask) -> NDArray[np.int64]:
         """The sorted pairs `user * items + item` of some ratings, without unknown items, int64 [S]."""
         return sorted_pairs(self.user_N[among_N], self.item_N[among_N], self.items)
-
-
-def sorted_pairs(user_N: Ids | NDArray[np.int64], item_N: Ids, items: int) -> NDArray[np.int64]:
-    """The pairs `user * items + item` without unknown items, as `dist_rec.data.negatives` wants them, int64 [S]."""
-    known_N = item_N > 0
-    return np.sort(user_N[known_N].astype(np.int64) * items + item_N[known_N])
 
 
 def number(code_N: Ids, codes: int) -> Ids:

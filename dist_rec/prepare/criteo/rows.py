@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dist_rec.core.errors import UserError
-from dist_rec.data.prepare.lines import Piece, read_lines
-from dist_rec.data.prepare.tsv import MARGIN, Fields, NotNumbers
-from dist_rec.data.prepare.vocabulary import SEGMENT_ROWS, Factors, factorize
 from dist_rec.data.workers import Report
+from dist_rec.prepare.criteo.tsv import MARGIN, Fields, NotNumbers
+from dist_rec.prepare.criteo.vocabulary import SEGMENT_ROWS, Factors, factorize
+from dist_rec.prepare.lines import Piece, read_lines
 
 INTS, CATS = 13, 26
 DENSE = tuple(f"int_{index}" for index in range(INTS))

@@ -16,7 +16,7 @@ import pyarrow.csv as pacsv
 from numpy.typing import NDArray
 
 from dist_rec.core.errors import UserError
-from dist_rec.data.prepare.lines import Piece, cut, read_lines
+from dist_rec.prepare.lines import Piece, cut, read_lines
 
 SEPARATORS = ("::", "\t", ",", ";", " ")
 """In the order in which they are tried."""

@@ -8,8 +8,8 @@ from collections.abc import Callable
 import numpy as np
 
 from dist_rec.core.errors import UserError
-from dist_rec.data.prepare.ratings_lines import Ratings
-from dist_rec.data.prepare.ratings_split import Mask
+from dist_rec.prepare.ratings.lines import Ratings
+from dist_rec.prepare.ratings.split import Mask
 
 
 def choose(

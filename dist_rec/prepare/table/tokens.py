@@ -1,18 +1,20 @@
-"""From columns to labels, and to tokens: the text that a vocabulary or a hash turns into ids.
+"""From columns to labels, and to tokens: the text that a vocabulary or a hash turns into rows of a table.
 
-Shapes: N rows of a chunk, V tokens of a bag or sequence.
+Shapes: N rows of a chunk, V tokens of a bag or sequence, K distinct ones.
 """
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import xxhash
 from numpy.typing import NDArray
 
 from dist_rec.core.errors import UserError
-from dist_rec.data.prepare.table_schema import Categorical, Cross, IdColumn, Jagged, Label, TableSchema
-from dist_rec.data.prepare.table_source import Chunk
+from dist_rec.prepare.table.chunks import Chunk
+from dist_rec.prepare.table.schema import Categorical, Cross, IdColumn, Jagged, Label, TableSchema
 
 CROSS = "\x1f"
 """Between the parts of a cross: ASCII's separator of units, which no text holds."""
@@ -65,3 +67,40 @@ def _categorical(chunk: Chunk, name: str, feature: Categorical) -> pa.StringArra
 def bucket_tokens(feature: Categorical) -> pa.StringArray:
     """The tokens of a bucketised number: that of bucket i, from 0, is at place i."""
     return pa.array([str(bucket) for bucket in range(len(feature.boundaries) + 1)], pa.string())
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Known values: row 1 is the first, row 0 is for the others."""
+
+    values: pa.StringArray
+
+    @property
+    def rows(self) -> int:
+        """Of the table."""
+        return len(self.values) + 1
+
+    def __call__(self, text: pa.StringArray) -> NDArray[np.int32]:
+        """The row of each token, (V,)."""
+        place = pc.index_in(text, self.values, skip_nulls=True).fill_null(-1)
+        return place.to_numpy(zero_copy_only=False) + np.int32(1)
+
+
+@dataclass(frozen=True)
+class Buckets:
+    """Row 1 + xxh3_64(UTF-8) mod buckets; row 0 is for missing values."""
+
+    buckets: int
+
+    @property
+    def rows(self) -> int:
+        """Of the table."""
+        return self.buckets + 1
+
+    def __call__(self, text: pa.StringArray) -> NDArray[np.int32]:
+        """The row of each token, (V,)."""
+        distinct = text.dictionary_encode()
+        values = distinct.dictionary.cast(pa.binary()).to_pylist()
+        hash_K = np.fromiter(map(xxhash.xxh3_64_intdigest, values), np.uint64, len(values))
+        row_K1 = np.append(hash_K % np.uint64(self.buckets) + np.uint64(1), np.uint64(0)).astype(np.int32)
+        return row_K1[distinct.indices.fill_null(len(values)).to_numpy()]

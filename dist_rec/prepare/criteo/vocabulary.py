@@ -13,11 +13,12 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import xxhash
 from numpy.typing import NDArray
 
 from dist_rec.core.errors import UserError
-from dist_rec.data.prepare.tsv import hexadecimal
+from dist_rec.data.shards import checksum
+from dist_rec.data.workers import Report
+from dist_rec.prepare.criteo.tsv import hexadecimal
 
 MERGE_ENTRIES = 1 << 18
 """Entries of all runs together that a merge holds at once."""
@@ -136,6 +137,22 @@ class _Cursor:
         return taken
 
 
+@dataclass(frozen=True)
+class FitColumn:
+    """Merges the runs of a column into its vocabulary."""
+
+    runs: list[Run]
+    min_count: int
+    path: Path
+
+    def run(self, report: Report) -> str:
+        """The checksum of the vocabulary."""
+        fit(self.runs, self.min_count, self.path)
+        entries = sum(run.stop - run.start for run in self.runs)
+        report(entries, entries)
+        return checksum(self.path)
+
+
 def fit(runs: list[Run], min_count: int, path: Path, entries: int = MERGE_ENTRIES, fan_in: int = FAN_IN) -> None:
     """Writes the vocabulary of a column: values seen at least `min_count` times, by descending count, then by value.
 
@@ -226,15 +243,6 @@ class Vocabulary:
             place = np.minimum(np.searchsorted(self.values, values_K), self.values.size - 1)
             row_K1[:-1] = np.where(self.values[place] == values_K, self.ids[place], 0)
         return row_K1
-
-
-def checksum(path: Path) -> str:
-    """xxh3_64 of a file, 16 hex digits."""
-    digest = xxhash.xxh3_64()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def bucket(values_K: NDArray[np.uint32], buckets: int) -> NDArray[np.int32]:

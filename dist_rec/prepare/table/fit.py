@@ -10,7 +10,7 @@ Shapes: N rows of a chunk, K values of a sample.
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -18,12 +18,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from dist_rec.core.config import Config
-from dist_rec.data.prepare.table_schema import Categorical, Cross, Dense, IdColumn, TableSchema, Valid, table_of
-from dist_rec.data.prepare.table_source import Chunk, read_chunks
-from dist_rec.data.prepare.table_tokens import labels_of, tokens_of
-from dist_rec.data.prepare.vocabulary import checksum
+from dist_rec.core.schema import Column
+from dist_rec.data.shards import checksum
 from dist_rec.data.workers import Report
+from dist_rec.prepare.splits import Transform
+from dist_rec.prepare.table.chunks import Chunk, read_chunks
+from dist_rec.prepare.table.schema import Categorical, Cross, Dense, IdColumn, TableSchema, Valid, table_of
+from dist_rec.prepare.table.tokens import Buckets, Vocabulary, bucket_tokens, labels_of, tokens_of
 
 SAMPLE_ROWS = 1 << 18
 ROUNDING = 1e-13
@@ -32,8 +33,10 @@ WAITING_VALUES = 1 << 20
 """Counted values of chunks that wait to be added up."""
 
 
-class Transform(Config):
-    """How rows became numbers and ids: `transform` of the manifest."""
+class TableTransform(Transform):
+    """How rows became numbers and ids."""
+
+    ending: ClassVar[str] = ".parquet"
 
     source: Literal["table"] = "table"
     features: TableSchema
@@ -42,10 +45,31 @@ class Transform(Config):
     vocabulary: dict[str, str] = {}
     """Checksum of every `vocabulary/<table>.parquet`: the value of row i + 1 in row i, and its count."""
 
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """Of the shards."""
+        return self.features.columns
 
-def vocabulary_file(table: str) -> str:
-    """Where a prepared folder keeps the vocabulary of a table."""
-    return f"vocabulary/{table}.parquet"
+    def table_rows(self, folder: Path) -> dict[str, int]:
+        """Rows of every table."""
+        lookups = self.lookups(folder)
+        return {table_of(name, feature): lookups[name].rows for name, _, feature in self.features.ids}
+
+    def lookups(self, folder: Path) -> dict[str, Vocabulary | Buckets]:
+        """How the tokens of each feature become rows; vocabularies are read from the folder."""
+        return {name: self._lookup(name, feature, folder) for name, _, feature in self.features.ids}
+
+    def _lookup(self, name: str, feature: IdColumn | Cross, folder: Path) -> Vocabulary | Buckets:
+        if feature.buckets:
+            return Buckets(feature.buckets)
+        if isinstance(feature, Categorical) and feature.boundaries:
+            return Vocabulary(bucket_tokens(feature))
+        values = pq.read_table(folder / self.vocabulary_file(table_of(name, feature)), columns=["value"])["value"]
+        return Vocabulary(values.combine_chunks())
+
+    def content(self) -> dict[str, Any]:
+        """For the manifest: what the schema leaves open is left out."""
+        return self.model_dump(mode="json", exclude_defaults=True) | {"source": self.source}
 
 
 @dataclass
@@ -81,7 +105,7 @@ class NumberFit:
         return NumberFit(count, mean, squares, key_K, value_K)
 
     def parameters(self, dense: Dense) -> tuple[float, ...]:
-        """What the transform needs (`Transform.numbers`)."""
+        """What the transform needs (`TableTransform.numbers`)."""
         if dense.transform == "standardise":
             deviation = (self.squares / self.count) ** 0.5 if self.count else 0.0
             is_constant = deviation <= abs(self.mean) * ROUNDING
@@ -169,18 +193,18 @@ class Statistics:
         self.lowest_label = min(self.lowest_label, float(lowest))
         self.highest_label = max(self.highest_label, float(highest))
 
-    def fit(self, schema: TableSchema, folder: Path) -> Transform:
+    def fit(self, schema: TableSchema, folder: Path) -> TableTransform:
         """Writes the vocabularies and returns the rest."""
         numbers = {name: number.parameters(schema.dense[name]) for name, number in self.numbers.items()}
         checksums = {}
         for name, _, feature in schema.ids:
             table = table_of(name, feature)
             if has_vocabulary(feature) and table not in checksums:
-                path = folder / vocabulary_file(table)
+                path = folder / TableTransform.vocabulary_file(table)
                 path.parent.mkdir(exist_ok=True)
                 self.tables[table].save(path, feature.min_count or 1)
                 checksums[table] = checksum(path)
-        return Transform(features=schema, numbers=numbers, vocabulary=checksums)
+        return TableTransform(features=schema, numbers=numbers, vocabulary=checksums)
 
     def warnings(self, schema: TableSchema) -> list[str]:
         """What is odd about the training rows."""

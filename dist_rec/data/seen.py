@@ -1,0 +1,48 @@
+"""The pairs of a user and an item that training has seen: a file of the folders that `dist-rec prepare ratings` makes.
+
+Shapes: N ratings, S pairs.
+"""
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dist_rec.core.config import Config
+from dist_rec.core.errors import UserError
+from dist_rec.data.shards import Dataset, checksum
+
+FILE = "seen.npy"
+
+
+class Seen(Config):
+    """What the manifest says of the file, as `transform.seen`."""
+
+    pairs: int
+    checksum: str
+
+
+def sorted_pairs(user_N: NDArray[np.integer], item_N: NDArray[np.integer], items: int) -> NDArray[np.int64]:
+    """The pairs `user * items + item` of rows of the tables, without unknown items, int64 [S]."""
+    known_N = item_N > 0
+    return np.sort(user_N[known_N].astype(np.int64) * items + item_N[known_N])
+
+
+def save_seen(folder: Path, pair_S: NDArray[np.int64]) -> Seen:
+    """Writes the sorted pairs of the training split."""
+    np.save(folder / FILE, pair_S)
+    return Seen(pairs=pair_S.size, checksum=checksum(folder / FILE))
+
+
+def seen_pairs(dataset: Dataset) -> NDArray[np.int64]:
+    """The sorted pairs of the training split, int64 [S], verified and mapped into memory.
+
+    Raises:
+        UserError: if the folder has no seen pairs, or not those that it was prepared with.
+    """
+    path, seen = Path(dataset.path, FILE), dataset.manifest.transform.get("seen")
+    if seen is None:
+        raise UserError(f"{dataset.path} was not prepared by `dist-rec prepare ratings`: it has no seen pairs")
+    if not path.exists() or checksum(path) != seen["checksum"]:
+        raise UserError(f"{path} is missing or damaged; prepare the data again")
+    return np.load(path, mmap_mode="r")
