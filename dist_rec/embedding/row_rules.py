@@ -14,6 +14,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torchrec import optim
 
 from dist_rec.embedding.tables import TableSettings
 
@@ -26,6 +27,8 @@ class RowRule(ABC):
 
     state: ClassVar[tuple[str, ...]]
     """Names of the state tensors; where FBGEMM has the rule, TorchRec's names for its state."""
+    optimizer: ClassVar[type[torch.optim.Optimizer] | None] = None
+    """The optimizer by which TorchRec knows FBGEMM's form of the rule, with this one's fields as arguments."""
 
     def initial_state(self, w_RD: Tensor) -> list[Tensor]:
         """State of a matrix before the first step, in the order of `self.state`."""
@@ -49,6 +52,7 @@ class SGD(RowRule):
     """w ← w − lr g."""
 
     state = ()
+    optimizer = torch.optim.SGD
 
     def update(self, w_UD: Tensor, g_UD: Tensor, state: list[Tensor], lr: float, step: int) -> None:
         """See `RowRule.update`."""
@@ -61,6 +65,7 @@ class Adagrad(RowRule):
 
     eps: float
     state = ("momentum1",)
+    optimizer = torch.optim.Adagrad
 
     def update(self, w_UD: Tensor, g_UD: Tensor, state: list[Tensor], lr: float, step: int) -> None:
         """See `RowRule.update`."""
@@ -75,6 +80,7 @@ class RowWiseAdagrad(RowRule):
 
     eps: float
     state = ("momentum1",)
+    optimizer = optim.RowWiseAdagrad
 
     def initial_state(self, w_RD: Tensor) -> list[Tensor]:
         """See `RowRule.initial_state`."""
@@ -100,6 +106,7 @@ class Adam(RowRule):
     beta2: float
     eps: float
     state = ("momentum1", "exp_avg_sq")
+    optimizer = optim.Adam
 
     def update(self, w_UD: Tensor, g_UD: Tensor, state: list[Tensor], lr: float, step: int) -> None:
         """See `RowRule.update`."""
@@ -161,14 +168,14 @@ def row_gradients(
 
 
 @dataclass(frozen=True)
-class RowUpdate:
-    """A rule with L2 on a matrix and its state."""
+class Rows:
+    """A rule with L2, which updates rows of a matrix and of its state."""
 
     rule: RowRule
     weight_decay: float
     """Times the weight is added to the gradient of each touched row."""
 
-    def rows(self, matrices: list[Tensor], rows_U: Tensor, gradient_UD: Tensor, lr: float, step: int) -> None:
+    def update(self, matrices: list[Tensor], rows_U: Tensor, gradient_UD: Tensor, lr: float, step: int) -> None:
         """Updates some rows.
 
         Args:
@@ -184,8 +191,8 @@ class RowUpdate:
             for matrix, updated in zip(matrices, touched, strict=True):
                 matrix.index_copy_(0, rows, updated)
 
-    def all_rows(self, matrices: list[Tensor], gradient_RD: Tensor, lr: float, step: int) -> None:
-        """Updates all rows; arguments as of `rows`."""
+    def update_all(self, matrices: list[Tensor], gradient_RD: Tensor, lr: float, step: int) -> None:
+        """Updates all rows; arguments as of `update`."""
         for *parts, gradient in zip(*(matrix.split(CHUNK) for matrix in (*matrices, gradient_RD)), strict=True):
             self._update(parts, gradient, lr, step)
 
@@ -196,8 +203,12 @@ class RowUpdate:
         self.rule.update(weights, gradient, state, lr, step)
 
 
-def rule_of(settings: TableSettings) -> RowRule:
-    """The rule that the settings name."""
+def row_update(settings: TableSettings) -> Rows:
+    """The rule and the L2 that the settings name."""
+    return Rows(_rule(settings), settings.weight_decay)
+
+
+def _rule(settings: TableSettings) -> RowRule:
     match settings.optimizer:
         case "sgd":
             return SGD()
@@ -209,13 +220,3 @@ def rule_of(settings: TableSettings) -> RowRule:
             return Adam(settings.beta1, settings.beta2, settings.eps)
         case "ftrl":
             return FTRL(settings.l1, settings.l2, settings.beta)
-
-
-def row_rule(settings: TableSettings, device: torch.device) -> RowRule | None:
-    """The rule of a sharded table, if FBGEMM has no fused kernel for it on the device.
-
-    It has none for FTRL, on CPUs none for Adam, and L2 only in its CUDA kernel of row-wise Adagrad (the weight decay of
-    its Adam is the decoupled one), so that all tables with L2 are updated here.
-    """
-    fused = settings.optimizer != "ftrl" and not (settings.optimizer == "adam" and device.type == "cpu")
-    return None if fused and not settings.weight_decay else rule_of(settings)
