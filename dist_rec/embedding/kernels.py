@@ -1,14 +1,14 @@
 """FBGEMM's kernels inside of TorchRec's sharded modules: which there are, their weights and their optimizer's state.
 
-What is not public of TorchRec and FBGEMM is used here alone.
+How TorchRec arranges them is known here alone.
 """
 
 from collections.abc import Iterator
 from itertools import accumulate
 from typing import Any, TypeAlias
 
-import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 from torchrec.distributed.batched_embedding_kernel import BatchedFusedEmbedding, BatchedFusedEmbeddingBag
 from torchrec.distributed.embedding_types import ShardedEmbeddingModule
 from torchrec.distributed.types import Shard, ShardedTensor
@@ -23,9 +23,7 @@ from dist_rec.embedding.updates import Fused
 Kernel: TypeAlias = BatchedFusedEmbedding | BatchedFusedEmbeddingBag
 
 
-def fused_optimizer(
-    table: EmbeddingTable, update: Fused | row_rules.Rows
-) -> tuple[type[torch.optim.Optimizer], dict[str, Any]]:
+def fused_optimizer(table: EmbeddingTable, update: Fused | row_rules.Rows) -> tuple[type[Optimizer], dict[str, Any]]:
     """What TorchRec is to give the kernel of a sharded table as its optimizer.
 
     Where a row rule updates the table it never runs. It is SGD, which has no state, or row-wise Adagrad, whose state

@@ -4,7 +4,6 @@ On CPUs the plan is explicit, since TorchRec's planner refuses row-wise sharding
 tables that are left to it ("auto").
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,7 +28,6 @@ from torchrec.distributed.sharding_plan import (
 )
 from torchrec.distributed.types import (
     BoundsCheckMode,
-    EmbeddingModuleShardingPlan,
     ModuleSharder,
     ShardingPlan,
     ShardingType,
@@ -51,7 +49,7 @@ LOOKUP_SHARDERS: list[ModuleSharder[nn.Module]] = [
     EmbeddingBagCollectionSharder(fused_params=dict(CHECKED)),
     EmbeddingCollectionSharder(fused_params=dict(CHECKED)),
 ]
-CATALOG_SHARDER = CatalogSharder()
+SHARDERS: list[ModuleSharder[Any]] = [*LOOKUP_SHARDERS, CatalogSharder()]
 PLANNED: tuple[Sharding, ...] = ("table_wise", "row_wise", "column_wise", "table_row_wise", "grid")
 
 
@@ -86,21 +84,15 @@ def shard(
     """
     resolved = {table.name: resolve(table, cluster.device) for table in tables}
     layer.updates = {name: table.update for name, table in resolved.items()}
-    for name, parameter in by_table(layer.named_parameters()).items():
-        own = resolved[name]
-        if not isinstance(own.update, Replicated):
-            update_class, arguments = fused_optimizer(own.table, own.update)
-            apply_optimizer_in_backward(update_class, [parameter], arguments)
-    make_plan = _planned if any(table.sharding == "auto" for table in resolved.values()) else _explicit
-    plan = make_plan(model, resolved, cluster)
-    for path, module in model.named_modules():
-        if isinstance(module, Catalog):
-            generators = {str(module.table.name): row_wise(compute_kernel="dense")}
-            plan.plan[path] = _plan_of(module, generators, CATALOG_SHARDER, cluster)
-    sharders = [*LOOKUP_SHARDERS, CATALOG_SHARDER]
+    parameters = by_table(layer.named_parameters())
+    for name, (table, _, update) in resolved.items():
+        if not isinstance(update, Replicated):
+            update_class, arguments = fused_optimizer(table, update)
+            apply_optimizer_in_backward(update_class, [parameters[name]], arguments)
+    plan = _plan(model, resolved, cluster)
     # Alone, DDP would copy gradients to its buckets and back for nobody.
     sharded = DistributedModelParallel(
-        model, device=cluster.device, plan=plan, sharders=sharders, init_data_parallel=cluster.world > 1
+        model, device=cluster.device, plan=plan, sharders=SHARDERS, init_data_parallel=cluster.world > 1
     )
     for name, weights in by_table(sharded.state_dict().items()).items():
         for part in parts(weights):
@@ -119,32 +111,23 @@ def _tie(catalog: ShardedCatalog, model: nn.Module) -> None:
                 catalog.tie(rows)
 
 
-def _modules(model: nn.Module) -> Iterator[tuple[str, nn.Module, ModuleSharder[nn.Module]]]:
+def _plan(model: nn.Module, tables: dict[TableName, ResolvedTable], cluster: Cluster) -> ShardingPlan:
+    is_open = any(table.sharding == "auto" for table in tables.values())
+    plan = _planned(model, tables, cluster) if is_open else ShardingPlan({})
+    owners = place(tuple(table for table, *_ in tables.values()), cluster.world)
+    sharders = {sharder.module_type: sharder for sharder in SHARDERS}
     for path, module in model.named_modules():
-        for sharder in LOOKUP_SHARDERS:
-            if type(module) is sharder.module_type:
-                yield path, module, sharder
-
-
-def _explicit(model: nn.Module, tables: dict[TableName, ResolvedTable], cluster: Cluster) -> ShardingPlan:
-    owners = place(tuple(table.table for table in tables.values()), cluster.world)
-    plans = {}
-    for path, module, sharder in _modules(model):
-        names = sorted(by_table(module.named_parameters()), key=str)
-        generators = {str(name): _generator(tables[name], owners[name], cluster) for name in names}
-        plans[path] = _plan_of(module, generators, sharder, cluster)
-    return ShardingPlan(plans)
-
-
-def _plan_of(
-    module: nn.Module,
-    generators: dict[str, ParameterShardingGenerator],
-    sharder: ModuleSharder[Any],
-    cluster: Cluster,
-) -> EmbeddingModuleShardingPlan:
-    return construct_module_sharding_plan(
-        module, generators, sharder, cluster.local_world, cluster.world, cluster.device.type
-    )
+        if path in plan.plan or (sharder := sharders.get(type(module))) is None:
+            continue
+        if isinstance(module, Catalog):
+            generators = {str(module.table.name): row_wise(compute_kernel="dense")}
+        else:
+            names = sorted(by_table(module.named_parameters()), key=str)
+            generators = {str(name): _generator(tables[name], owners[name], cluster) for name in names}
+        plan.plan[path] = construct_module_sharding_plan(
+            module, generators, sharder, cluster.local_world, cluster.world, cluster.device.type
+        )
+    return plan
 
 
 def place(tables: tuple[EmbeddingTable, ...], world: int) -> dict[TableName, int]:

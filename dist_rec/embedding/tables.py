@@ -191,17 +191,8 @@ def _tables_of(lookup: Lookup, manifest: Manifest, config: EmbeddingConfig) -> l
         raise UserError(f"lookup {lookup.name!r}: weighted and unweighted features share a table")
     tables = []
     for (table, weighted), names in features.items():
-        name = TableName(lookup.name, table)
-        tables.append(
-            EmbeddingTable(
-                name=name,
-                rows=manifest.tables[table].rows,
-                dim=lookup.dim,
-                padded_dim=-(-lookup.dim // DIM_MULTIPLE) * DIM_MULTIPLE,
-                features=tuple(names),
-                pooling=lookup.pooling,
-                weighted=weighted,
-                settings=config.settings(name, lookup.init),
-            )
-        )
+        name, rows = TableName(lookup.name, table), manifest.tables[table].rows
+        padded_dim = -(-lookup.dim // DIM_MULTIPLE) * DIM_MULTIPLE
+        settings, of = config.settings(name, lookup.init), tuple(names)
+        tables.append(EmbeddingTable(name, rows, lookup.dim, padded_dim, of, lookup.pooling, weighted, settings))
     return tables

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
+from torch.optim import Optimizer
 
 from dist_rec.core.errors import UserError
 from dist_rec.embedding.row_rules import Rows, row_update
@@ -14,7 +15,7 @@ from dist_rec.embedding.tables import EmbeddingTable, Sharding
 class Fused:
     """Updated by FBGEMM in the backward pass: its form of an optimizer, with these arguments."""
 
-    optimizer: type[torch.optim.Optimizer]
+    optimizer: type[Optimizer]
     arguments: dict[str, Any]
 
 
@@ -22,7 +23,7 @@ class Fused:
 class Replicated:
     """A copy on every process, updated by the optimizer itself from a gradient that DDP has averaged."""
 
-    optimizer: type[torch.optim.Optimizer]
+    optimizer: type[Optimizer]
     arguments: dict[str, Any]
 
 
