@@ -25,9 +25,10 @@ from dist_rec.embedding.catalog import build_catalog
 from dist_rec.embedding.catalog_losses import cross_entropy
 from dist_rec.embedding.layer import EmbeddingLayer
 from dist_rec.embedding.ranking import top_k
+from dist_rec.embedding.sharded_tensors import parts
 from dist_rec.embedding.sharding import Cluster, shard
 from dist_rec.embedding.tables import EmbeddingConfig, EmbeddingTable
-from dist_rec.train.state import local_tensors, state_of
+from dist_rec.train.state import state_of
 
 SEED = 0
 # Queries of the dense comparison at a time: 2 GB of scores of 2 million rows.
@@ -88,7 +89,7 @@ def main() -> None:
 def held(model: DistributedModelParallel) -> int:
     """Bytes of the catalog and its optimizer's state on this process."""
     state = state_of(model, model.fused_optimizer)
-    return sum(part.nbytes for name, value in state.items() if "catalog" in name for part in local_tensors(value))
+    return sum(part.tensor.nbytes for name, value in state.items() if "catalog" in name for part in parts(value))
 
 
 def softmax_steps(

@@ -84,7 +84,7 @@ def stepper(
     tables = embedding_tables(lookups, manifest, config)
     layer = EmbeddingLayer(lookups, tables)
     model = shard(nn.Sequential(layer), layer, tables, Cluster(1, 1, process.device), seed=0)
-    optimizer = RowOptimizer(model, config)
+    optimizer = RowOptimizer(model)
     gradient = torch.randn(arguments.batch, TABLES, arguments.dim, device=process.device)
     endless: Iterator[Batch] = cycle(batches)
 

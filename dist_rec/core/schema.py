@@ -86,12 +86,16 @@ class Manifest(Config):
                 return column
         raise UserError(f"the data has no column {name!r}; it has {', '.join(c.name for c in self.columns)}")
 
-    def rows_of(self, column: str) -> int:
-        """Rows of the table that an id column indexes."""
+    def table_of(self, column: str) -> str:
+        """The table that an id column indexes; raises UserError if it is none."""
         table = self.column(column).table
         if table is None:
             raise UserError(f"column {column!r} is {self.column(column).kind}, it holds no ids")
-        return self.tables[table].rows
+        return table
+
+    def rows_of(self, column: str) -> int:
+        """Rows of the table that an id column indexes."""
+        return self.tables[self.table_of(column)].rows
 
     def split(self, name: str) -> Split:
         """The split of that name; raises UserError that lists the known ones."""

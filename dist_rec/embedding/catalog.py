@@ -25,6 +25,7 @@ from torchrec.optim.fused import EmptyFusedOptimizer, FusedOptimizerModule
 
 from dist_rec.core import head
 from dist_rec.core.schema import Manifest
+from dist_rec.core.table_name import TableName
 from dist_rec.embedding.row_shards import RowCut, RowShardOptimizer
 from dist_rec.embedding.scores import CatalogScores, TableShard
 from dist_rec.embedding.tables import EmbeddingConfig, EmbeddingTable, catalog_table
@@ -36,10 +37,10 @@ class Catalog(nn.Module):
     Args:
         table: name, size and settings.
         bias: whether each row has one.
-        tied: the lookup's table whose weights it takes, `lookup/table`; None: it has its own.
+        tied: the lookup's table whose weights it takes; None: it has its own.
     """
 
-    def __init__(self, table: EmbeddingTable, bias: bool, tied: str | None = None) -> None:
+    def __init__(self, table: EmbeddingTable, bias: bool, tied: TableName | None = None) -> None:
         super().__init__()
         self.table, self.tied = table, tied
         self.weight = nn.Parameter(torch.empty(table.rows, table.dim, device="meta"))
@@ -50,10 +51,10 @@ class Catalog(nn.Module):
         return functional.linear(queries_BD, self.weight, None if self.bias is None else self.bias.squeeze(1))
 
 
-def build_catalog(wish: head.Catalog, manifest: Manifest, config: EmbeddingConfig) -> Catalog:
+def build_catalog(request: head.Catalog, manifest: Manifest, config: EmbeddingConfig) -> Catalog:
     """A head's catalog on the meta device; raises UserError if its feature is not an id column."""
-    tied = None if wish.tied is None else f"{wish.tied}/{manifest.column(wish.feature).table}"
-    return Catalog(catalog_table(wish, manifest, config), wish.bias, tied)
+    tied = None if request.tied is None else TableName(request.tied, manifest.table_of(request.feature))
+    return Catalog(catalog_table(request, manifest, config), request.bias, tied)
 
 
 class ShardedCatalog(
@@ -160,7 +161,7 @@ class CatalogSharder(ModuleSharder[Catalog]):
     ) -> ShardedCatalog:
         """See `ModuleSharder.shard`."""
         assert device is not None
-        return ShardedCatalog(module, params[module.table.name], env.rank, device)
+        return ShardedCatalog(module, params[str(module.table.name)], env.rank, device)
 
     @property
     def module_type(self) -> type[Catalog]:
@@ -169,7 +170,7 @@ class CatalogSharder(ModuleSharder[Catalog]):
 
     def shardable_parameters(self, module: Catalog) -> dict[str, nn.Parameter]:
         """The weights under the name of the table; biases go with them."""
-        return {module.table.name: module.weight}
+        return {str(module.table.name): module.weight}
 
     def sharding_types(self, compute_device_type: str) -> list[str]:
         """By rows."""

@@ -18,7 +18,9 @@ from torchrec.sparse.jagged_tensor import JaggedTensor, KeyedJaggedTensor, Keyed
 from dist_rec.core.batch import Batch
 from dist_rec.core.head import Inputs, Lookup, Sequence
 from dist_rec.core.noise import noise
+from dist_rec.core.table_name import TableName
 from dist_rec.embedding.tables import EmbeddingTable
+from dist_rec.embedding.updates import Update
 
 
 class EmbeddingLayer(nn.Module):
@@ -27,13 +29,15 @@ class EmbeddingLayer(nn.Module):
     The order of keys in what a sharded collection returns depends on the plan, so it is always regrouped by key.
 
     Args:
-        lookups: the head's wishes.
+        lookups: the head's requests.
         tables: from `embedding_tables`.
     """
 
     def __init__(self, lookups: tuple[Lookup, ...], tables: tuple[EmbeddingTable, ...]) -> None:
         super().__init__()
         self.dims = {table.name: table.dim for table in tables}
+        self.updates: dict[TableName, Update] = {}
+        """What updates each table; known when it is sharded."""
         bags = [table for table in tables if table.pooling != "none" and not table.weighted]
         weighted = [table for table in tables if table.pooling != "none" and table.weighted]
         sequences = [table for table in tables if table.pooling == "none"]
@@ -61,6 +65,11 @@ class EmbeddingLayer(nn.Module):
         if self.sequences is not None:
             sequences = self.split(self.sequences(batch.ids), batch.rows)
         return Inputs(dense=batch.dense, pooled=pooled, sequences=sequences, step=batch.step)
+
+
+def embedding_layer(model: nn.Module) -> EmbeddingLayer:
+    """The one of a model."""
+    return next(module for module in model.modules() if isinstance(module, EmbeddingLayer))
 
 
 class _DropIds(nn.Module):
@@ -187,7 +196,7 @@ def _bag_collection(tables: list[EmbeddingTable], weighted: bool) -> EmbeddingBa
 
 def _bag_config(table: EmbeddingTable) -> EmbeddingBagConfig:
     return EmbeddingBagConfig(
-        name=table.name,
+        name=str(table.name),
         num_embeddings=table.rows,
         embedding_dim=table.padded_dim,
         feature_names=list(table.features),
@@ -198,7 +207,7 @@ def _bag_config(table: EmbeddingTable) -> EmbeddingBagConfig:
 def _collection(tables: list[EmbeddingTable]) -> EmbeddingCollection | None:
     configs = [
         EmbeddingConfig(
-            name=table.name,
+            name=str(table.name),
             num_embeddings=table.rows,
             embedding_dim=table.padded_dim,
             feature_names=list(table.features),
@@ -212,7 +221,7 @@ def _keys(tables: list[EmbeddingTable]) -> dict[tuple[str, str], str]:
     """(lookup, feature) → the key under which TorchRec returns it."""
     names = get_embedding_names_by_table([_bag_config(table) for table in tables]) if tables else []
     return {
-        (table.name.split("/", 1)[0], feature): key
+        (table.name.lookup, feature): key
         for table, keys in zip(tables, names, strict=True)
         for feature, key in zip(table.features, keys, strict=True)
     }

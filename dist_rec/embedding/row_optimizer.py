@@ -11,41 +11,22 @@ FBGEMM's row-wise Adagrad, whose state is one number a row, and about as long as
 four: the weight of a linear model under FTRL takes 48 bytes.
 """
 
-from collections.abc import Iterator
 from functools import partial
 from itertools import accumulate
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 import torch.distributed as dist
-from fbgemm_gpu.split_embedding_configs import EmbOptimType
 from fbgemm_gpu.split_table_batched_embeddings_ops_common import PoolingMode
 from torch import Tensor, nn
-from torchrec.distributed.batched_embedding_kernel import BatchedFusedEmbedding, BatchedFusedEmbeddingBag
-from torchrec.distributed.embedding_types import ShardedEmbeddingModule
-from torchrec.distributed.types import Shard, ShardedTensor
-from torchrec.optim import SGD, RowWiseAdagrad
+from torchrec.optim import Adam
 from torchrec.optim.keyed import KeyedOptimizer
 
 from dist_rec.embedding.catalog import ShardedCatalog
-from dist_rec.embedding.row_rules import RowUpdate, row_gradients, row_rule, rule_of
-from dist_rec.embedding.tables import EmbeddingConfig, EmbeddingTable
-
-Kernel: TypeAlias = BatchedFusedEmbedding | BatchedFusedEmbeddingBag
-
-
-def rows_only(table: EmbeddingTable) -> tuple[type[torch.optim.Optimizer], dict[str, Any]]:
-    """What to give TorchRec as fused optimizer of a table that `RowOptimizer` will update; it never runs.
-
-    It is SGD, which has no state, or row-wise Adagrad, whose state TorchRec shards in its own way. TorchRec groups
-    tables by `_batch_key` and hands it to no kernel: all tables of a kernel share a rule and a width.
-    """
-    unused = RowWiseAdagrad if table.settings.optimizer == "rowwise_adagrad" else SGD
-    return unused, {"lr": table.settings.lr, "_batch_key": repr((table.padded_dim, *_rule_settings(table)))}
-
-
-def _rule_settings(table: EmbeddingTable) -> tuple[object, ...]:
-    return tuple(value for name, value in table.settings if name not in ("init", "sharding"))
+from dist_rec.embedding.kernels import Kernel, add_state, add_step, kernels, stacked, table_names
+from dist_rec.embedding.layer import embedding_layer
+from dist_rec.embedding.row_rules import Rows, row_gradients
+from dist_rec.embedding.updates import Fused
 
 
 class RowOptimizer(KeyedOptimizer):
@@ -57,28 +38,21 @@ class RowOptimizer(KeyedOptimizer):
 
     Args:
         model: with sharded tables.
-        config: their settings.
     """
 
-    def __init__(self, model: nn.Module, config: EmbeddingConfig) -> None:
+    def __init__(self, model: nn.Module) -> None:
         super().__init__({}, {}, [])
         self._tables: list[_RowTables | _AdamSteps] = []
+        updates = embedding_layer(model).updates
         catalogs = {module.tied: module for module in model.modules() if isinstance(module, ShardedCatalog)}
         for kernel in kernels(model):
-            settings = config.settings(kernel.config.embedding_tables[0].name)
-            tied = [
-                (place, catalogs[table.name])
-                for place, table in enumerate(kernel.config.embedding_tables)
-                if table.name in catalogs
-            ]
-            rule = rule_of(settings) if tied else row_rule(settings, kernel.split_embedding_weights()[0].device)
-            if rule is not None:
-                self._tables.append(_RowTables(kernel, RowUpdate(rule, settings.weight_decay), tied))
-            elif kernel.emb_module.optimizer == EmbOptimType.ADAM:
-                self._tables.append(_AdamSteps(kernel))
-            for weights in [weights for _, weights, state in _states(kernel) if not state]:
-                # torch.distributed.checkpoint saves no empty entry, and fails to load one where a table has no shard.
-                del kernel.fused_optimizer.state[weights]
+            tables = table_names(kernel)
+            match updates[tables[0]]:
+                case Rows() as update:
+                    tied = [(place, catalogs[table]) for place, table in enumerate(tables) if table in catalogs]
+                    self._tables.append(_RowTables(kernel, update, tied))
+                case Fused(optimizer) if optimizer is Adam:
+                    self._tables.append(_AdamSteps(kernel))
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:
@@ -95,14 +69,14 @@ class RowOptimizer(KeyedOptimizer):
 class _RowTables:
     """The tables of one FBGEMM kernel, one below the other as a matrix of R rows and D columns."""
 
-    def __init__(self, kernel: Kernel, update: RowUpdate, tied: list[tuple[int, ShardedCatalog]]) -> None:
+    def __init__(self, kernel: Kernel, update: Rows, tied: list[tuple[int, ShardedCatalog]]) -> None:
         self._update, self._group = update, kernel.fused_optimizer.param_groups[0]
         module = kernel.emb_module
         assert module.pooling_mode in (PoolingMode.SUM, PoolingMode.NONE)
         self._is_pooled = module.pooling_mode == PoolingMode.SUM
         shards = module.split_embedding_weights()
-        self._weights_RD = _stacked(shards)
-        fused_state = [_stacked(list(parts)) for parts in zip(*module.split_optimizer_states(), strict=True)]
+        self._weights_RD = stacked(shards)
+        fused_state = [stacked(list(parts)) for parts in zip(*module.split_optimizer_states(), strict=True)]
         self._state = fused_state or update.rule.initial_state(self._weights_RD)
         self._step = torch.zeros((), dtype=torch.int64)
         rows = [len(shard) for shard in shards]
@@ -112,8 +86,8 @@ class _RowTables:
         self._gradients: list[tuple[Tensor, Tensor]] = []
         if not fused_state:
             for name, state_RD in zip(update.rule.state, self._state, strict=True):
-                _share(kernel, name, state_RD.split(rows))
-        _share_step(kernel, self._step)
+                add_state(kernel, name, state_RD.split(rows))
+        add_step(kernel, self._step)
         module.register_forward_hook(self._looked_up, with_kwargs=True)
 
     def _looked_up(self, module: nn.Module, args: tuple[()], inputs: dict[str, Any], output: Tensor) -> Tensor:
@@ -162,7 +136,7 @@ class _RowTables:
         rows_U, gradient_UD = _sum_by_row(self._gradients)
         self._gradients = []
         matrices = [self._weights_RD, *self._state]
-        self._update.rows(matrices, rows_U, gradient_UD, float(self._group["lr"]), int(self._step))
+        self._update.update(matrices, rows_U, gradient_UD, float(self._group["lr"]), int(self._step))
 
     def zero_grad(self) -> None:
         """See `RowOptimizer.zero_grad`."""
@@ -193,7 +167,7 @@ class _AdamSteps:
 
     def __init__(self, kernel: Kernel) -> None:
         self._step, self._looked_up = torch.zeros((), dtype=torch.int64), False
-        _share_step(kernel, self._step)
+        add_step(kernel, self._step)
         kernel.emb_module.register_forward_pre_hook(self._before_lookup)
 
     def _before_lookup(self, module: Any, args: tuple[()]) -> None:
@@ -209,45 +183,3 @@ class _AdamSteps:
 
     def zero_grad(self) -> None:
         """See `RowOptimizer.zero_grad`; the fused update has been made already."""
-
-
-def kernels(model: nn.Module) -> Iterator[Kernel]:
-    """The FBGEMM kernels that hold the lookups' tables on this process."""
-    for sharded in model.modules():
-        if isinstance(sharded, ShardedEmbeddingModule):  # its lookups are none of its submodules
-            for lookup in sharded._lookups:
-                yield from (module for module in lookup.modules() if isinstance(module, Kernel))
-
-
-def _stacked(parts: list[Tensor]) -> Tensor:
-    """Neighbouring views of one storage, [rows of each, ...], as one view [R, ...]."""
-    starts = accumulate((part.numel() for part in parts), initial=parts[0].storage_offset())
-    assert all(part.storage_offset() == start for part, start in zip(parts, starts, strict=False))
-    assert len({part.shape[1:] for part in parts}) == 1
-    return parts[0].as_strided((sum(len(part) for part in parts), *parts[0].shape[1:]), parts[0].stride())
-
-
-def _share(kernel: Kernel, name: str, parts: tuple[Tensor, ...]) -> None:
-    """Puts state of the weights' shape, a tensor for each table of the kernel, into its fused optimizer."""
-    by_table: dict[str, list[Tensor]] = {}
-    for table, part in zip(kernel.config.embedding_tables, parts, strict=True):
-        by_table.setdefault(table.name, []).append(part)
-    for table, weights, state in _states(kernel):
-        shards = [
-            Shard(part, shard.metadata) for part, shard in zip(by_table[table], weights.local_shards(), strict=True)
-        ]
-        state[f"{table}.{name}"] = ShardedTensor._init_from_local_shards_and_global_metadata(
-            shards, weights.metadata(), process_group=weights._process_group
-        )
-
-
-def _share_step(kernel: Kernel, step: Tensor) -> None:
-    for table, _, state in _states(kernel):
-        state[f"{table}.step"] = step
-
-
-def _states(kernel: Kernel) -> Iterator[tuple[str, ShardedTensor, dict[str, Any]]]:
-    """Name, weights and state of each table in the fused optimizer of a kernel."""
-    optimizer = kernel.fused_optimizer
-    for key, weights in optimizer.params.items():
-        yield key.rsplit(".", 2)[-2], weights, optimizer.state[weights]

@@ -161,14 +161,14 @@ def row_gradients(
 
 
 @dataclass(frozen=True)
-class RowUpdate:
-    """A rule with L2 on a matrix and its state."""
+class Rows:
+    """A rule with L2, which updates rows of a matrix and of its state."""
 
     rule: RowRule
     weight_decay: float
     """Times the weight is added to the gradient of each touched row."""
 
-    def rows(self, matrices: list[Tensor], rows_U: Tensor, gradient_UD: Tensor, lr: float, step: int) -> None:
+    def update(self, matrices: list[Tensor], rows_U: Tensor, gradient_UD: Tensor, lr: float, step: int) -> None:
         """Updates some rows.
 
         Args:
@@ -184,8 +184,8 @@ class RowUpdate:
             for matrix, updated in zip(matrices, touched, strict=True):
                 matrix.index_copy_(0, rows, updated)
 
-    def all_rows(self, matrices: list[Tensor], gradient_RD: Tensor, lr: float, step: int) -> None:
-        """Updates all rows; arguments as of `rows`."""
+    def update_all(self, matrices: list[Tensor], gradient_RD: Tensor, lr: float, step: int) -> None:
+        """Updates all rows; arguments as of `update`."""
         for *parts, gradient in zip(*(matrix.split(CHUNK) for matrix in (*matrices, gradient_RD)), strict=True):
             self._update(parts, gradient, lr, step)
 
@@ -196,8 +196,12 @@ class RowUpdate:
         self.rule.update(weights, gradient, state, lr, step)
 
 
-def rule_of(settings: TableSettings) -> RowRule:
-    """The rule that the settings name."""
+def row_update(settings: TableSettings) -> Rows:
+    """The rule and the L2 that the settings name."""
+    return Rows(_rule(settings), settings.weight_decay)
+
+
+def _rule(settings: TableSettings) -> RowRule:
     match settings.optimizer:
         case "sgd":
             return SGD()
@@ -209,13 +213,3 @@ def rule_of(settings: TableSettings) -> RowRule:
             return Adam(settings.beta1, settings.beta2, settings.eps)
         case "ftrl":
             return FTRL(settings.l1, settings.l2, settings.beta)
-
-
-def row_rule(settings: TableSettings, device: torch.device) -> RowRule | None:
-    """The rule of a sharded table, if FBGEMM has no fused kernel for it on the device.
-
-    It has none for FTRL, on CPUs none for Adam, and L2 only in its CUDA kernel of row-wise Adagrad (the weight decay of
-    its Adam is the decoupled one), so that all tables with L2 are updated here.
-    """
-    fused = settings.optimizer != "ftrl" and not (settings.optimizer == "adam" and device.type == "cpu")
-    return None if fused and not settings.weight_decay else rule_of(settings)

@@ -1,18 +1,24 @@
 """Matrices cut by rows over the processes, outside of TorchRec's collections: their shards and their optimizer."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed._shard.sharded_tensor.metadata import ShardedTensorMetadata, TensorProperties
-from torch.distributed._shard.sharding_spec import EnumerableShardingSpec, ShardMetadata
-from torchrec.distributed.types import Shard, ShardedTensor
+from torchrec.distributed.types import (
+    EnumerableShardingSpec,
+    Shard,
+    ShardedTensor,
+    ShardedTensorMetadata,
+    ShardMetadata,
+    TensorProperties,
+)
 from torchrec.optim.keyed import KeyedOptimizer
 
-from dist_rec.embedding.row_rules import RowUpdate, rule_of
+from dist_rec.embedding.row_rules import Rows, row_update
+from dist_rec.embedding.sharded_tensors import put_together
 from dist_rec.embedding.tables import EmbeddingTable
 
 
@@ -56,7 +62,7 @@ class RowCut:
         rows = sum(shard.shard_sizes[0] for shard in shards)
         metadata = ShardedTensorMetadata(shards, torch.Size([rows, *width]), TensorProperties(dtype=local.dtype))
         own = [Shard(local.detach(), shard) for shard in shards if _rank(shard) == self.rank]
-        return ShardedTensor._init_from_local_shards_and_global_metadata(own, metadata)
+        return put_together(own, metadata)
 
 
 def _rank(shard: ShardMetadata) -> int | None:
@@ -81,18 +87,18 @@ class RowShardOptimizer(KeyedOptimizer):
     def __init__(
         self, table: EmbeddingTable, cut: RowCut, weight: nn.Parameter | None, bias: nn.Parameter | None
     ) -> None:
-        settings = table.settings
+        update = row_update(table.settings)
         self._updates = {}
         if weight is not None:
-            self._updates["weight"] = _Update(weight, RowUpdate(rule_of(settings), settings.weight_decay))
+            self._updates["weight"] = _Update(weight, update)
         if bias is not None:
-            self._updates["bias"] = _Update(bias, RowUpdate(rule_of(settings), weight_decay=0.0))
+            self._updates["bias"] = _Update(bias, replace(update, weight_decay=0.0))
         params = {name: cut.whole(update.parameter) for name, update in self._updates.items()}
         state = {
             params[name]: {f"{table.name}.{slot}": value for slot, value in update.named_state(cut)}
             for name, update in self._updates.items()
         }
-        super().__init__(params, state, [{"params": list(params.values()), "lr": settings.lr}])
+        super().__init__(params, state, [{"params": list(params.values()), "lr": table.settings.lr}])
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:
@@ -112,7 +118,7 @@ class RowShardOptimizer(KeyedOptimizer):
 class _Update:
     """A matrix, its state and its step."""
 
-    def __init__(self, parameter: nn.Parameter, update: RowUpdate) -> None:
+    def __init__(self, parameter: nn.Parameter, update: Rows) -> None:
         self.parameter, self._update = parameter, update
         self._state = update.rule.initial_state(parameter.detach())
         self._step = torch.zeros((), dtype=torch.int64)
@@ -134,6 +140,6 @@ class _Update:
             gradient = gradient.coalesce()
             rows_U, gradient = gradient.indices()[0], gradient.values()
             if len(rows_U) < len(self.parameter):
-                self._update.rows(matrices, rows_U, gradient.div_(dist.get_world_size()), lr, step)
+                self._update.update(matrices, rows_U, gradient.div_(dist.get_world_size()), lr, step)
                 return
-        self._update.all_rows(matrices, gradient.div_(dist.get_world_size()), lr, step)
+        self._update.update_all(matrices, gradient.div_(dist.get_world_size()), lr, step)

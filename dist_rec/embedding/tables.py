@@ -1,4 +1,4 @@
-"""From a head's wishes to tables: names, sizes, settings and initial weights."""
+"""From a head's requests to tables: names, sizes, settings and initial weights."""
 
 import zlib
 from dataclasses import dataclass, replace
@@ -14,6 +14,7 @@ from dist_rec.core.config import Config
 from dist_rec.core.errors import UserError
 from dist_rec.core.head import Catalog, Lookup
 from dist_rec.core.schema import Manifest
+from dist_rec.core.table_name import TableName
 
 Sharding = Literal["auto", "table_wise", "row_wise", "column_wise", "table_row_wise", "grid", "data_parallel"]
 OptimizerName = Literal["rowwise_adagrad", "adagrad", "adam", "sgd", "ftrl"]
@@ -62,18 +63,17 @@ class EmbeddingConfig(TableSettings):
     def _only_what_differs(self, settings: dict[str, TableSettings]) -> dict[str, dict[str, Any]]:
         return {name: own.model_dump(exclude_unset=True) for name, own in settings.items()}
 
-    def settings(self, table: str, init: float | None = None) -> TableSettings:
+    def settings(self, table: TableName, init: float | None = None) -> TableSettings:
         """Settings of a table: its own come before those of the data's table, the lookup, the head and all tables.
 
         Args:
-            table: its name, `lookup/table`.
+            table: its name.
             init: what the head asks for.
         """
         values = {name: getattr(self, name) for name in TableSettings.model_fields}
         if init is not None:
             values["init"] = init
-        lookup, data_table = table.split("/", 1)
-        for own in (self.lookups.get(lookup), self.tables.get(data_table), self.tables.get(table)):
+        for own in (self.lookups.get(table.lookup), self.tables.get(table.table), self.tables.get(str(table))):
             if own is not None:
                 values |= {name: getattr(own, name) for name in own.model_fields_set}
         return TableSettings(**values)
@@ -83,8 +83,7 @@ class EmbeddingConfig(TableSettings):
 class EmbeddingTable:
     """One weight matrix, [rows, padded_dim]."""
 
-    name: str
-    """`lookup/table`."""
+    name: TableName
     rows: int
     dim: int
     """Columns that the head asked for."""
@@ -110,7 +109,7 @@ class EmbeddingTable:
         parts = []
         for chunk in range(start // INIT_ROWS, -(-stop // INIT_ROWS)):
             first = chunk * INIT_ROWS
-            sequence = np.random.SeedSequence([seed, zlib.crc32(self.name.encode()), chunk])
+            sequence = np.random.SeedSequence([seed, zlib.crc32(str(self.name).encode()), chunk])
             uniform = np.random.Generator(np.random.Philox(sequence)).random((INIT_ROWS, self.dim), np.float32)
             parts.append(uniform[max(start - first, 0) : stop - first])
         weights = np.zeros((stop - start, self.padded_dim), np.float32)
@@ -135,10 +134,10 @@ def embedding_tables(
     """The tables behind a head's lookups: one for each lookup and each table of ids that its features index.
 
     Args:
-        lookups: the head's wishes.
+        lookups: the head's requests.
         manifest: the data's tables.
         config: settings of the tables.
-        catalogs: the head's wishes for outputs, which `config` may name as well; their tables are `catalog_table`'s.
+        catalogs: its requests for outputs, which `config` may name as well; their tables are `catalog_table`'s.
 
     Raises:
         UserError: if a feature is not an id column, or `embedding.lookups` or `embedding.tables` has an unknown name.
@@ -147,30 +146,30 @@ def embedding_tables(
     tables = [
         replace(table, tied=table.name in tied) for lookup in lookups for table in _tables_of(lookup, manifest, config)
     ]
-    wishes = [*(lookup.name for lookup in lookups), *(catalog.name for catalog in catalogs)]
-    if twice := next((name for name in wishes if wishes.count(name) > 1), None):
+    requests = [*(lookup.name for lookup in lookups), *(catalog.name for catalog in catalogs)]
+    if twice := next((name for name in requests if requests.count(name) > 1), None):
         raise UserError(f"the head asks for two lookups or catalogs named {twice!r}")
-    _check_names("lookup", set(config.lookups), set(wishes))
-    names = {table.name for table in (*tables, *(catalog_table(wish, manifest, config) for wish in catalogs))}
-    _check_names("table", set(config.tables), names | {name.split("/", 1)[1] for name in names})
+    _check_names("lookup", set(config.lookups), set(requests))
+    names = [table.name for table in (*tables, *(catalog_table(catalog, manifest, config) for catalog in catalogs))]
+    _check_names("table", set(config.tables), {*map(str, names), *(name.table for name in names)})
     return tuple(tables)
 
 
 def catalog_table(catalog: Catalog, manifest: Manifest, config: EmbeddingConfig) -> EmbeddingTable:
     """The table behind a head's catalog; raises UserError if its feature is not an id column."""
     rows = manifest.rows_of(catalog.feature)
-    name = f"{catalog.name}/{manifest.column(catalog.feature).table}"
+    name = TableName(catalog.name, manifest.table_of(catalog.feature))
     settings = config.settings(name, catalog.init)
     return EmbeddingTable(name, rows, catalog.dim, catalog.dim, (catalog.feature,), "none", False, settings)
 
 
-def _tied_table(catalog: Catalog, lookups: tuple[Lookup, ...], manifest: Manifest) -> str:
+def _tied_table(catalog: Catalog, lookups: tuple[Lookup, ...], manifest: Manifest) -> TableName:
     """The lookup's table that a catalog scores against."""
-    ids = manifest.column(catalog.feature).table
+    ids = manifest.table_of(catalog.feature)
     for lookup in lookups:
-        tables = [manifest.column(feature).table for feature in lookup.features]
+        tables = [manifest.table_of(feature) for feature in lookup.features]
         if lookup.name == catalog.tied and lookup.dim == catalog.dim and ids in tables:
-            return f"{lookup.name}/{ids}"
+            return TableName(lookup.name, ids)
     raise UserError(
         f"catalog {catalog.name!r}: no lookup {catalog.tied!r} of {catalog.dim} columns has the table {ids!r}"
     )
@@ -184,27 +183,16 @@ def _check_names(kind: str, used: set[str], known: set[str]) -> None:
 def _tables_of(lookup: Lookup, manifest: Manifest, config: EmbeddingConfig) -> list[EmbeddingTable]:
     features: dict[tuple[str, bool], list[str]] = {}
     for feature in lookup.features:
-        manifest.rows_of(feature)
         column = manifest.column(feature)
-        assert column.table is not None
-        features.setdefault((column.table, column.weights is not None), []).append(feature)
+        features.setdefault((manifest.table_of(feature), column.weights is not None), []).append(feature)
         if lookup.dropout and column.weights is None:
             raise UserError(f"lookup {lookup.name!r} drops ids of weighted bags alone; {feature!r} has no weights")
     if len({table for table, _ in features}) < len(features):
         raise UserError(f"lookup {lookup.name!r}: weighted and unweighted features share a table")
     tables = []
     for (table, weighted), names in features.items():
-        name = f"{lookup.name}/{table}"
-        tables.append(
-            EmbeddingTable(
-                name=name,
-                rows=manifest.tables[table].rows,
-                dim=lookup.dim,
-                padded_dim=-(-lookup.dim // DIM_MULTIPLE) * DIM_MULTIPLE,
-                features=tuple(names),
-                pooling=lookup.pooling,
-                weighted=weighted,
-                settings=config.settings(name, lookup.init),
-            )
-        )
+        name, rows = TableName(lookup.name, table), manifest.tables[table].rows
+        padded_dim = -(-lookup.dim // DIM_MULTIPLE) * DIM_MULTIPLE
+        settings, of = config.settings(name, lookup.init), tuple(names)
+        tables.append(EmbeddingTable(name, rows, lookup.dim, padded_dim, of, lookup.pooling, weighted, settings))
     return tables

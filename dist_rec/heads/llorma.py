@@ -24,6 +24,7 @@ from torch.nn import functional
 from dist_rec.core import config, head
 from dist_rec.core.errors import UserError
 from dist_rec.core.schema import Manifest
+from dist_rec.core.table_name import TableName
 from dist_rec.nn.fields import id_features
 
 PAIR = ("user", "item")
@@ -55,7 +56,7 @@ class LLORMA(head.Head):
     def __init__(self, config: Config, manifest: Manifest) -> None:
         super().__init__(config, manifest)
         self.config = config
-        self.tables = [(f"factors/{manifest.column(name).table}", manifest.rows_of(name)) for name in PAIR]
+        self.tables = [(str(TableName("factors", manifest.table_of(name))), manifest.rows_of(name)) for name in PAIR]
         self.register_buffer("anchors_FAG", torch.zeros(len(PAIR), config.anchors, config.dim))
 
     def forward(self, inputs: head.Inputs) -> Tensor:

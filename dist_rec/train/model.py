@@ -11,10 +11,12 @@ from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizer, KeyedOptimiz
 from torchrec.optim.optimizers import in_backward_optimizer_filter
 
 from dist_rec.core.process import Process
+from dist_rec.core.table_name import TableName
 from dist_rec.embedding.catalog import build_catalog
-from dist_rec.embedding.layer import EmbeddingLayer
+from dist_rec.embedding.layer import EmbeddingLayer, embedding_layer
 from dist_rec.embedding.row_optimizer import RowOptimizer
-from dist_rec.embedding.sharding import Cluster, optimizer_class, shard, table_name
+from dist_rec.embedding.sharding import Cluster, shard
+from dist_rec.embedding.updates import Replicated
 from dist_rec.train.config import OptimizerConfig, RunConfig
 from dist_rec.train.recommender import Dense, Objective, Recommender
 from dist_rec.train.spec import Spec
@@ -35,22 +37,20 @@ def build_model(spec: Spec, process: Process) -> DistributedModelParallel:
 
 def build_optimizer(config: RunConfig, model: DistributedModelParallel) -> CombinedOptimizer:
     """All optimizers as one: those of sharded tables, of replicated tables and of dense parameters."""
-    rest = dict(in_backward_optimizer_filter(model.named_parameters()))
-    replicated = {name: parameter for name, parameter in rest.items() if _is_table(name)}
-    dense = {name: parameter for name, parameter in rest.items() if not _is_table(name)}
-    optimizers: list[KeyedOptimizer] = [model.fused_optimizer, RowOptimizer(model, config.embedding)]
-    for name, parameter in replicated.items():
-        update_class, arguments = optimizer_class(config.embedding.settings(table_name(name)))
-        optimizers.append(KeyedOptimizerWrapper({name: parameter}, partial(update_class, **arguments)))
+    optimizers: list[KeyedOptimizer] = [model.fused_optimizer, RowOptimizer(model)]
+    updates, dense = embedding_layer(model).updates, {}
+    for name, parameter in in_backward_optimizer_filter(model.named_parameters()):
+        if (table := TableName.of_parameter(name)) is None:
+            dense[name] = parameter
+        else:
+            update = updates[table]
+            assert isinstance(update, Replicated), f"{name}: {update}"
+            optimizers.append(KeyedOptimizerWrapper({name: parameter}, partial(update.optimizer, **update.arguments)))
     if dense:
         keyed = KeyedOptimizerWrapper(dense, lambda parameters: _dense_optimizer(config.optimizer, parameters))
         clip = config.optimizer.clip_norm
         optimizers.append(GradientClippingOptimizer(keyed, GradientClipping.NORM, clip) if clip else keyed)
     return CombinedOptimizer(optimizers)
-
-
-def _is_table(parameter: str) -> bool:
-    return ".embedding_bags." in parameter or "embeddings.sequences." in parameter
 
 
 def _dense_optimizer(config: OptimizerConfig, parameters: list[Tensor]) -> torch.optim.Optimizer:

@@ -14,7 +14,9 @@ from torchrec.distributed.types import ShardedTensor
 from dist_rec.core.errors import UserError
 from dist_rec.core.head import Head, find_head
 from dist_rec.core.process import Process
-from dist_rec.embedding.layer import EmbeddingLayer
+from dist_rec.core.table_name import TableName, by_table
+from dist_rec.embedding.layer import embedding_layer
+from dist_rec.embedding.sharded_tensors import parts
 from dist_rec.train.checkpoint import Checkpoints
 from dist_rec.train.config import RunConfig
 from dist_rec.train.run import load_run
@@ -33,7 +35,7 @@ def start_from(model: DistributedModelParallel, runs: tuple[str, ...], process: 
         UserError: if a run has no checkpoint, nothing that the model has, or a table of another size.
     """
     head = next(module for module in model.modules() if isinstance(module, Head))
-    dims = next(module for module in model.modules() if isinstance(module, EmbeddingLayer)).dims
+    dims = embedding_layer(model).dims
     adopted = []
     for run in runs:
         config = load_run(Path(run))
@@ -46,11 +48,11 @@ def start_from(model: DistributedModelParallel, runs: tuple[str, ...], process: 
         head.adopt(adopted, partial(_rows, model, dims))
 
 
-def _check_widths(config: RunConfig, run: str, head: Head, dims: dict[str, int]) -> None:
+def _check_widths(config: RunConfig, run: str, head: Head, dims: dict[TableName, int]) -> None:
     """Compares the columns that the heads asked for: tables of several widths are padded to the same size."""
     for lookup in find_head(config.head_name).lookups(config.head_config(), head.manifest):
         for feature in lookup.features:
-            table = f"{lookup.name}/{head.manifest.column(feature).table}"
+            table = TableName(lookup.name, head.manifest.table_of(feature))
             if dims.get(table, lookup.dim) != lookup.dim:
                 raise UserError(
                     f"{run}: {table} has {lookup.dim} columns, this model's has {dims[table]}; give both heads the "
@@ -66,7 +68,8 @@ def _load(model: DistributedModelParallel, path: Path, run: str) -> dict[str, Te
         for name, value in reader.read_metadata().state_dict_metadata.items()
         if isinstance(value, TensorStorageMetadata)
     }
-    tables = {name: value for name, value in state_of(model, None).items() if "/" in name and name in saved}
+    live = state_of(model, None)
+    tables = {name: value for name, value in live.items() if TableName.of_parameter(name) and name in saved}
     for name, value in tables.items():
         if value.size() != saved[name].size:
             raise UserError(
@@ -84,15 +87,16 @@ def _load(model: DistributedModelParallel, path: Path, run: str) -> dict[str, Te
     return {name.split(".head.", 1)[1]: value for name, value in head.items()}
 
 
-def _rows(model: DistributedModelParallel, dims: dict[str, int], table: str, ids: Tensor) -> Tensor:
+def _rows(model: DistributedModelParallel, dims: dict[TableName, int], name: str, ids: Tensor) -> Tensor:
     """Rows of a sharded table without its padding, put together from all processes; see `TableRows`."""
-    (weights,) = (value for name, value in state_of(model, None).items() if name.endswith(f".{table}.weight"))
+    table = TableName.parse(name)
+    weights = by_table(state_of(model, None).items())[table]
     if not isinstance(weights, ShardedTensor):
         return weights[ids, : dims[table]]
     found = torch.zeros(len(ids), weights.size(1), device=next(model.parameters()).device)
-    for shard in weights.local_shards():
-        (row, column), (height, width) = shard.metadata.shard_offsets, shard.metadata.shard_sizes
-        here = (ids >= row) & (ids < row + height)
-        found[here, column : column + width] = shard.tensor[ids[here] - row]
+    for part in parts(weights):
+        height, width = part.tensor.shape
+        here = (ids >= part.row) & (ids < part.row + height)
+        found[here, part.column : part.column + width] = part.tensor[ids[here] - part.row]
     dist.all_reduce(found)
     return found[:, : dims[table]]

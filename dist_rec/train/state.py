@@ -13,13 +13,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributed._shard.metadata import ShardMetadata
-from torch.distributed._shard.sharded_tensor import Shard, ShardedTensor
 from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 from torchrec.distributed import DistributedModelParallel
+from torchrec.distributed.types import Shard, ShardedTensor, ShardMetadata
 from torchrec.optim.keyed import KeyedOptimizer
 
 from dist_rec.core.errors import UserError
+from dist_rec.core.table_name import TableName
+from dist_rec.embedding.sharded_tensors import parts, put_together
 
 State = dict[str, Tensor | ShardedTensor]
 
@@ -47,23 +48,15 @@ def _flatten(slots: dict[str, Any]) -> Iterator[tuple[str, Tensor | ShardedTenso
 
 
 def _canonical(parameter: str, slot: str, value: Tensor | ShardedTensor) -> tuple[str, Tensor | ShardedTensor] | None:
-    if not _is_table(parameter):
+    table = TableName.of_parameter(parameter)
+    if table is None:
         return slot, value
     if slot == "step":
         return None  # Adagrad's count of steps, which nothing reads without a decay of its learning rate.
     if slot == "sum":
         assert isinstance(value, Tensor)
         return "momentum1", value.view(-1) if value.shape[1] == 1 else value
-    return slot.rsplit(".", 1)[-1], value
-
-
-def _is_table(parameter: str) -> bool:
-    return "/" in parameter
-
-
-def local_tensors(value: Tensor | ShardedTensor) -> list[Tensor]:
-    """The parts of a tensor that this process holds."""
-    return [shard.tensor for shard in value.local_shards()] if isinstance(value, ShardedTensor) else [value]
+    return slot.removeprefix(f"{table}."), value
 
 
 class Staging:
@@ -82,15 +75,15 @@ class Staging:
         """Copies the state; the result is valid until the next call."""
         self.reserve(state)
         for name, value in state.items():
-            for target, source in zip(local_tensors(self._copies[name]), local_tensors(value), strict=True):
-                target.copy_(source, non_blocking=True)
+            for target, source in zip(parts(self._copies[name]), parts(value), strict=True):
+                target.tensor.copy_(source.tensor, non_blocking=True)
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         return {name: self._copies[name] for name in state}
 
 
 def _shape(value: Tensor | ShardedTensor) -> list[torch.Size]:
-    return [tensor.shape for tensor in local_tensors(value)]
+    return [part.tensor.shape for part in parts(value)]
 
 
 def _empty_like(value: Tensor | ShardedTensor) -> Tensor | ShardedTensor:
@@ -102,9 +95,7 @@ def _empty_like(value: Tensor | ShardedTensor) -> Tensor | ShardedTensor:
             shards_metadata=[_on_host(shard) for shard in value.metadata().shards_metadata],
             tensor_properties=replace(value.metadata().tensor_properties, pin_memory=pinned),
         )
-        return ShardedTensor._init_from_local_shards_and_global_metadata(
-            shards, metadata, process_group=value._process_group
-        )
+        return put_together(shards, metadata, like=value)
     return _host(value)
 
 
@@ -159,23 +150,16 @@ class Resharding:
             weights = self._state["model." + name.removeprefix("optimizer.").rsplit(".", 1)[0]]
             rows, columns = weights.size()
             saved_PR = whole.view(-1, rows)
-            places = [(0, rows, 0, columns)]
-            if isinstance(weights, ShardedTensor):
-                places = [_place(shard) for shard in weights.local_shards()]
-            for target, (row, height, column, width) in zip(local_tensors(self._live[name]), places, strict=True):
-                share_P = _overlap(column, width, len(saved_PR), columns)
-                target.copy_((saved_PR[:, row : row + height] * share_P.unsqueeze(1)).sum(0))
+            for (target, *_), part in zip(parts(self._live[name]), parts(weights), strict=True):
+                height, width = part.tensor.shape
+                share_P = _overlap(part.column, width, len(saved_PR), columns)
+                target.copy_((saved_PR[:, part.row : part.row + height] * share_P.unsqueeze(1)).sum(0))
 
 
 def _saved_name(name: str, saved: Metadata) -> str:
     """The name under which a tensor was saved: a head had another place in the model before version 0.2."""
     names = [name, *(name.replace(".dense.head.", f".{place}.head.", 1) for place in ("objective", "encoder"))]
     return next((one for one in names if one in saved.state_dict_metadata), name)
-
-
-def _place(shard: Shard) -> tuple[int, int, int, int]:
-    (row, column), (height, width) = shard.metadata.shard_offsets, shard.metadata.shard_sizes
-    return row, height, column, width
 
 
 def _overlap(column: int, width: int, parts: int, columns: int) -> Tensor:

@@ -438,7 +438,7 @@ def pick(config: EmbeddingConfig, tied: bool, pipelined: bool) -> dict[str, Tens
     sharded = shard(model, model.embeddings, model.tables, cluster, seed=7)
     dense = dict(in_backward_optimizer_filter(sharded.named_parameters()))
     sgd = KeyedOptimizerWrapper(dense, lambda parameters: torch.optim.SGD(parameters, lr=LR))
-    optimizer = CombinedOptimizer([sharded.fused_optimizer, RowOptimizer(sharded, config), sgd])
+    optimizer = CombinedOptimizer([sharded.fused_optimizer, RowOptimizer(sharded), sgd])
     overlapped = TrainPipelineSparseDist(sharded, optimizer, process.device, execute_all_batches=True)
     pipeline = overlapped if pipelined else SequentialPipeline(sharded, optimizer, skip_nonfinite=False)
     batches = iter([my_batch(process, seed, empty_rank=process.world > 1 and seed == 1) for seed in range(STEPS)])
@@ -467,7 +467,7 @@ def test_a_tied_table_learns_from_both_faces(optimizer: str) -> None:
     ours = run_distributed(pick, 2, config, True, False)[0]
     torch.manual_seed(1)
     model = Picker(config, tied=True)
-    rows = {table.name: torch.from_numpy(table.initial_rows(7, 0, table.rows)[:, :DIM]) for table in model.tables}
+    rows = {str(table.name): torch.from_numpy(table.initial_rows(7, 0, table.rows)[:, :DIM]) for table in model.tables}
     user, item = (rows[f"inputs/{name}"].requires_grad_() for name in ("user", "item"))
     bias = torch.zeros(len(item), 1).requires_grad_()
     squares = {table: torch.zeros(len(table), 1) for table in (user, item, bias)}

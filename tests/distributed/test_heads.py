@@ -11,7 +11,7 @@ from torch import Tensor
 from dist_rec.core.head import CatalogHead, find_head
 from dist_rec.core.noise import noise
 from dist_rec.core.process import this_process
-from dist_rec.embedding.sharding import local_shards
+from dist_rec.embedding.sharded_tensors import parts
 from dist_rec.train.config import RunConfig
 from dist_rec.train.model import build_model, build_optimizer
 from dist_rec.train.spec import resolve
@@ -49,10 +49,12 @@ def train_one_step(name: str, settings: dict[str, Any], bounds: list[int]) -> tu
     optimizer.step()
     total = loss.detach().clone()
     dist.all_reduce(total)
-    state = model.state_dict()
-    parts = {(key, part.row, part.column): part.tensor.clone() for key, part in local_shards(state)}
-    vectors = {(key, 0, 0): value.clone() for key, value in state.items() if type(value) is Tensor and value.dim() != 2}
-    return float(total) / process.world, parts | vectors
+    state = {
+        (name, part.row, part.column): part.tensor.clone()
+        for name, value in model.state_dict().items()
+        for part in parts(value)
+    }
+    return float(total) / process.world, state
 
 
 def train_all(bounds: list[int]) -> list[tuple[float, State]]:

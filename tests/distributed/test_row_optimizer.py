@@ -17,6 +17,7 @@ from dist_rec.embedding.tables import EmbeddingConfig, embedding_tables
 from dist_rec.train.config import RunConfig
 from dist_rec.train.model import build_model, build_optimizer
 from dist_rec.train.spec import resolve
+from dist_rec.train.state import state_of
 from tests.distributed.test_sharding import LR, ROWS, my_batch, tables_of
 from tests.processes import run_distributed
 from tests.small_head import MANIFEST, SmallHead
@@ -80,7 +81,7 @@ def whole(results: list[list]) -> dict[str, Tensor]:
     """The tables, put together from all processes' parts."""
     lookups = SmallHead.lookups(SmallHead.Config(dim=6), MANIFEST)
     tables = embedding_tables(lookups, MANIFEST, EmbeddingConfig())
-    weights = {table.name: torch.full((table.rows, table.padded_dim), torch.nan) for table in tables}
+    weights = {str(table.name): torch.full((table.rows, table.padded_dim), torch.nan) for table in tables}
     for shards in results:
         for name, row, column, part in shards:
             weights[name][row : row + part.shape[0], column : column + part.shape[1]] = part
@@ -105,14 +106,10 @@ def go_on(run: RunConfig, folder: Path, seeds: range) -> tuple[list, dict[str, i
     process, model, optimizer = build(run)
     if seeds.start:
         optimizer.init_state()
-        tensors = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
-        dcp.load(tensors, checkpoint_id=folder / str(seeds.start))
-        model.load_state_dict(tensors["model"])
-        optimizer.load_state_dict(tensors["optimizer"])
+        dcp.load(state_of(model, optimizer), checkpoint_id=folder / str(seeds.start))
     for seed in seeds:
         train_step(model, optimizer, my_batch(process, seed))
-    tensors = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
-    dcp.save(tensors, checkpoint_id=folder / str(seeds.stop))
+    dcp.save(state_of(model, optimizer), checkpoint_id=folder / str(seeds.stop))
     counts = {
         key: int(value)
         for state in optimizer.state_dict()["state"].values()

@@ -12,7 +12,9 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 from dist_rec.core.batch import Batch
 from dist_rec.core.head import Inputs, Sequence
 from dist_rec.core.process import Process, this_process
-from dist_rec.embedding.sharding import column_parts, local_shards
+from dist_rec.core.table_name import by_table
+from dist_rec.embedding.sharded_tensors import parts
+from dist_rec.embedding.sharding import column_parts
 from dist_rec.embedding.tables import EmbeddingTable, TableSettings, embedding_tables
 from dist_rec.train.config import RunConfig
 from dist_rec.train.model import build_model, build_optimizer
@@ -109,9 +111,9 @@ def scores_of(model: DistributedModelParallel, batch: Batch) -> Tensor:
 def tables_of(model: DistributedModelParallel) -> list[tuple[str, int, int, Tensor]]:
     """This process's parts of the tables: name, first row, first column, weights."""
     return [
-        (name.rsplit(".", 2)[-2], part.row, part.column, part.tensor.detach().clone())
-        for name, part in local_shards(model.state_dict())
-        if "/" in name
+        (str(table), part.row, part.column, part.tensor.detach().clone())
+        for table, value in by_table(model.state_dict().items()).items()
+        for part in parts(value)
     ]
 
 
@@ -125,7 +127,7 @@ class Reference:
         self.head = SmallHead(head_config, MANIFEST)
         self.tables = embedding_tables(lookups, MANIFEST, run.embedding)
         self.weights = {
-            table.name: torch.from_numpy(table.initial_rows(run.seed, 0, table.rows)).requires_grad_()
+            str(table.name): torch.from_numpy(table.initial_rows(run.seed, 0, table.rows)).requires_grad_()
             for table in self.tables
         }
         self.state = {
@@ -136,7 +138,7 @@ class Reference:
 
     def lookup(self, batch: Batch, table: EmbeddingTable, feature: str) -> Tensor:
         column = (batch.weighted_ids if table.weighted else batch.ids)[feature]
-        per_row = functional.embedding(column.values(), self.weights[table.name])
+        per_row = functional.embedding(column.values(), self.weights[str(table.name)])
         if table.pooling == "none":
             return per_row
         if table.weighted:
@@ -149,7 +151,7 @@ class Reference:
         """One training step; returns the loss and the scores."""
         self.steps += 1
         batch = make_batch(0, ROWS, 1, ROWS, seed)
-        by_feature = {(t.name.split("/")[0], f): self.lookup(batch, t, f) for t in self.tables for f in t.features}
+        by_feature = {(t.name.lookup, f): self.lookup(batch, t, f) for t in self.tables for f in t.features}
         inputs = Inputs(
             dense=batch.dense,
             pooled={
@@ -173,7 +175,7 @@ class Reference:
 
     def update(self, table: EmbeddingTable, batch: Batch, column_groups: int) -> None:
         """The formulas on whole tables; rows that are not in the batch keep weights and state."""
-        weights, state, settings = self.weights[table.name], self.state[table.name], table.settings
+        weights, state, settings = self.weights[str(table.name)], self.state[str(table.name)], table.settings
         columns = [(batch.weighted_ids if table.weighted else batch.ids)[feature] for feature in table.features]
         rows = torch.cat([column.values() for column in columns]).unique()
         old = weights.detach()[rows]

@@ -16,6 +16,7 @@ from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 from dist_rec.core.process import Process, process_group, this_process
 from dist_rec.data.loader import Loader
 from dist_rec.data.shards import Dataset
+from dist_rec.embedding.sharded_tensors import parts
 from dist_rec.embedding.tables import OptimizerName
 from dist_rec.tasks.metrics import ClickMetrics
 from dist_rec.train import trainer as trainer_module
@@ -24,7 +25,7 @@ from dist_rec.train.interruption import SIGNALS
 from dist_rec.train.model import build_model, build_optimizer
 from dist_rec.train.pipeline import SkippingPipeline
 from dist_rec.train.spec import resolve
-from dist_rec.train.state import local_tensors, state_of
+from dist_rec.train.state import state_of
 from dist_rec.train.trainer import Trainer
 from tests.small_data import write_small_data
 
@@ -85,7 +86,7 @@ def one_step(run: RunConfig, process: Process) -> tuple[torch.Tensor, dict[str, 
         weights = {
             name: tensor.detach().cpu().clone()
             for name, value in state_of(model, None).items()
-            for tensor in local_tensors(value)
+            for tensor, *_ in parts(value)
         }
     return scores, weights
 

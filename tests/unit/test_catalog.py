@@ -131,7 +131,7 @@ def test_settings_of_a_catalog_go_by_its_name_and_its_table() -> None:
     wish = head.Catalog("next", "history", 6, init=0.5)
     config = EmbeddingConfig.parse({"lookups": {"next": {"lr": 0.5}}, "tables": {"next/item": {"optimizer": "adam"}}})
     table = catalog_table(wish, MANIFEST, config)
-    assert (table.name, table.rows, table.dim) == ("next/item", 29, 6)
+    assert (str(table.name), table.rows, table.dim) == ("next/item", 29, 6)
     assert (table.settings.lr, table.settings.optimizer, table.settings.init) == (0.5, "adam", 0.5)
     lookups = SmallHead.lookups(SmallHead.Config(), MANIFEST)
     embedding_tables(lookups, MANIFEST, config, (wish,))

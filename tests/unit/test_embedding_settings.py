@@ -3,6 +3,7 @@
 import pytest
 
 from dist_rec.core.errors import UserError
+from dist_rec.core.table_name import TableName
 from dist_rec.embedding.tables import EmbeddingConfig, embedding_tables
 from tests.small_head import MANIFEST, SmallHead
 
@@ -18,7 +19,7 @@ LOOKUPS = SmallHead.lookups(SmallHead.Config(), MANIFEST)
 
 
 def test_the_narrower_setting_wins() -> None:
-    settings = {table.name: table.settings for table in embedding_tables(LOOKUPS, MANIFEST, CONFIG)}
+    settings = {str(table.name): table.settings for table in embedding_tables(LOOKUPS, MANIFEST, CONFIG)}
     mean = settings["mean/tag"]
     assert (mean.optimizer, mean.lr, mean.l1, mean.init, mean.sharding) == ("ftrl", 2.0, 0.125, 0.0, "row_wise")
     pooled = settings["pooled/tag"]
@@ -27,15 +28,15 @@ def test_the_narrower_setting_wins() -> None:
 
 
 def test_the_head_chooses_the_start_unless_the_config_does() -> None:
-    assert CONFIG.settings("pooled/user").init == 0.25
-    assert CONFIG.settings("pooled/user", init=0.5).init == 0.5
-    assert CONFIG.settings("mean/user", init=0.5).init == 0.0
+    assert CONFIG.settings(TableName("pooled", "user")).init == 0.25
+    assert CONFIG.settings(TableName("pooled", "user"), init=0.5).init == 0.5
+    assert CONFIG.settings(TableName("mean", "user"), init=0.5).init == 0.0
 
 
 def test_a_written_config_reads_back() -> None:
     again = EmbeddingConfig.parse(CONFIG.model_dump(mode="json", exclude_none=True))
     assert again == CONFIG
-    assert again.settings("mean/tag") == CONFIG.settings("mean/tag")
+    assert again.settings(TableName("mean", "tag")) == CONFIG.settings(TableName("mean", "tag"))
 
 
 @pytest.mark.parametrize(
