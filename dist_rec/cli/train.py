@@ -38,12 +38,11 @@ def train(
     """
     from dist_rec.core.config import read_toml
     from dist_rec.train.config import RunConfig
-    from dist_rec.train.run_folder import to_toml
 
     settings = RunConfig.parse(read_toml(config, overrides or ()))
     settings.head_config()
     if print_config:
-        typer.echo(to_toml(settings))
+        typer.echo(settings.to_toml())
         return
     if resume and run is None:
         raise UserError("--resume needs --run-dir: which run should go on?")

@@ -8,7 +8,6 @@ of itself. `Saver` writes them.
 import json
 import logging
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +31,10 @@ class Checkpoints:
     Args:
         folder: where they lie, one folder a step.
         process: this one.
-        say: tells the user of a damaged checkpoint.
     """
 
-    def __init__(self, folder: Path, process: Process, say: Callable[[str], None] = log.warning) -> None:
-        self.folder, self._process, self._say = folder, process, say
+    def __init__(self, folder: Path, process: Process) -> None:
+        self.folder, self._process = folder, process
         self._whole: set[int] = set()
 
     def path(self, step: int) -> Path:
@@ -55,7 +53,7 @@ class Checkpoints:
             if damage is None:
                 return step
             if self._process.first:
-                self._say(f"{self.path(step)} is damaged ({damage}); trying the one before")
+                log.warning("%s is damaged (%s); trying the one before", self.path(step), damage)
         return None
 
     def find(self, which: str) -> int:

@@ -8,8 +8,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import tomli_w
-
 from dist_rec.core.config import read_toml
 from dist_rec.core.errors import UserError
 from dist_rec.core.log import to_json
@@ -98,7 +96,7 @@ class RunFolder:
         with self._writing():
             self.path.mkdir(parents=True, exist_ok=not self._new)
             self._lock.take()
-            self._config.write_text(to_toml(config))
+            self._config.write_text(config.to_toml())
 
     def write_result(self, result: dict[str, Any]) -> None:
         """Writes the result whole or not at all; a full disk costs a warning, not the run."""
@@ -128,8 +126,3 @@ class RunFolder:
             self.path.rename(gone)
             shutil.rmtree(gone, ignore_errors=True)
         remove_partial(self._checkpoints)
-
-
-def to_toml(config: RunConfig) -> str:
-    """All settings as a TOML file."""
-    return tomli_w.dumps(config.model_dump(mode="json", exclude_none=True))

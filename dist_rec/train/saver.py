@@ -8,7 +8,6 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -34,17 +33,10 @@ class Saver:
         checkpoints: the run's.
         config: how many are kept, and whether training goes on while saving.
         process: this one; the first prunes and commits.
-        say: tells the user of a failed save.
     """
 
-    def __init__(
-        self,
-        checkpoints: Checkpoints,
-        config: CheckpointConfig,
-        process: Process,
-        say: Callable[[str], None] = log.warning,
-    ) -> None:
-        self._checkpoints, self._config, self._process, self._say = checkpoints, config, process, say
+    def __init__(self, checkpoints: Checkpoints, config: CheckpointConfig, process: Process) -> None:
+        self._checkpoints, self._config, self._process = checkpoints, config, process
         self._staging = Staging()
         # Saving has a thread and a process group of its own, so that its collectives never mix with training's.
         self._thread = ThreadPoolExecutor(1, "checkpoint")
@@ -99,7 +91,8 @@ class Saver:
         (step, future), self._pending = self._pending, None
         failed = next((error for error in on_all(lambda: _error(future), self._group) if error is not None), None)
         if failed is not None and self._process.first:
-            self._say(f"the checkpoint of step {step} was not saved: {failed}; training goes on, older ones are intact")
+            said = "the checkpoint of step %d was not saved: %s; training goes on, older ones are intact"
+            log.warning(said, step, failed)
 
     def close(self) -> None:
         """Waits for the save under way and ends the thread."""

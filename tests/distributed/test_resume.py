@@ -208,7 +208,7 @@ def not_saved(config: dict, folder: Path, rank: int, part: str) -> tuple[list[in
     folder.mkdir(exist_ok=True)
     trainer = Trainer(RunConfig.parse(config), this_process("cpu"), RunFolder(folder))
     said: list[str] = []
-    trainer.saver._say = said.append
+    saver.log.warning = lambda message, *values: said.append(message % values)
     owner = saver if part == "checksum" else trainer.saver
     works = getattr(owner, part)
 

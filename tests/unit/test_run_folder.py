@@ -14,7 +14,7 @@ from dist_rec.core.errors import UserError
 from dist_rec.train import lock
 from dist_rec.train.config import RunConfig
 from dist_rec.train.lock import Lock, Owner
-from dist_rec.train.run_folder import RunFolder, to_toml
+from dist_rec.train.run_folder import RunFolder
 
 SETTINGS = RunConfig.parse({"data": {"path": "nowhere"}, "head": {"name": "lr"}})
 ELSEWHERE = Owner("elsewhere", 7, "")
@@ -33,7 +33,7 @@ def test_only_a_run_that_has_saved_leaves_a_folder(tmp_path: Path, saved: bool) 
     kept = ["run", "run/.lock", "run/checkpoints", "run/checkpoints/step_00000001", "run/config.toml"]
     assert left == (kept if saved else [])
     if saved:
-        assert folder.config == SETTINGS and (folder.path / "config.toml").read_text() == to_toml(SETTINGS)
+        assert folder.config == SETTINGS and (folder.path / "config.toml").read_text() == SETTINGS.to_toml()
 
 
 def test_a_run_that_cannot_be_built_makes_no_folder(tmp_path: Path) -> None:
