@@ -18,6 +18,7 @@ from dist_rec.core.schema import Column, Manifest, Table
 from dist_rec.train.checkpoint import Checkpoints
 from dist_rec.train.config import CheckpointConfig, RunConfig
 from dist_rec.train.model import build_model, build_optimizer
+from dist_rec.train.saver import Saver
 from dist_rec.train.spec import resolve
 
 DIM, TABLES, SAVES = 64, 8, 3
@@ -37,15 +38,16 @@ def stalls(gigabytes: float, folder: Path, asynchronous: bool) -> list[float]:
     with process_group(process):
         model = build_model(resolve(config, manifest), process)
         optimizer = build_optimizer(config, model)
-        checkpoints = Checkpoints(folder, CheckpointConfig(asynchronous=asynchronous, keep=1), process)
-        checkpoints.reserve(model, optimizer)
+        config_of_saves = CheckpointConfig(asynchronous=asynchronous, keep=1)
+        saver = Saver(Checkpoints(folder, process), config_of_saves, process)
+        saver.reserve(model, optimizer)
         found = []
         for step in range(SAVES):
             started = time.perf_counter()
-            checkpoints.save(step, model, optimizer, {"best_step": None})
+            saver.save(step, model, optimizer, {"best_step": None})
             found.append(time.perf_counter() - started)
-            checkpoints.wait()
-        checkpoints.close()
+            saver.wait()
+        saver.close()
     return found
 
 

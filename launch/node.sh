@@ -23,6 +23,7 @@ source "$here/env.sh" "$processes"
 export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
 # A scheduler's warning that time is short goes on to the processes, which then save and end.
 export PET_SIGNALS_TO_HANDLE=${PET_SIGNALS_TO_HANDLE:-SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1}
+# The job is the run at that rendezvous: restarted, on whatever nodes, it takes its run folder's lock over.
 exec "$python" -m dist_rec.cli.launch --nnodes "$nodes" --nproc-per-node "$processes" \
-    --rdzv-backend c10d --rdzv-endpoint "$endpoint" --rdzv-id "${RUN_ID:-dist_rec}" \
+    --rdzv-backend c10d --rdzv-endpoint "$endpoint" --rdzv-id "${RUN_ID:-dist_rec}@$endpoint" \
     ${NODE_ADDRESS:+--local-addr "$NODE_ADDRESS"} -m dist_rec.cli.main train "$@"

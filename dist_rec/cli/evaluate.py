@@ -28,9 +28,11 @@ def evaluate(
 
 def _evaluate(run: Path, data: Path | None, split: str, checkpoint: str) -> dict[str, float] | None:
     from dist_rec.core.process import process_group, this_process
-    from dist_rec.train.run import load_run, score_split
+    from dist_rec.train.run import score_split
+    from dist_rec.train.run_folder import RunFolder
 
-    process = this_process(load_run(run).train.device)
+    folder = RunFolder(run)
+    process = this_process(folder.config.train.device)
     with process_group(process):
-        scores = score_split(run, data, split, checkpoint, process)
+        scores = score_split(folder, data, split, checkpoint, process)
     return scores if process.first else None

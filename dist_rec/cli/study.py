@@ -18,7 +18,7 @@ from pydantic import Field
 from dist_rec.core.config import Config, read_toml
 from dist_rec.core.errors import UserError
 from dist_rec.train.config import RunConfig
-from dist_rec.train.run import load_run
+from dist_rec.train.run_folder import RunFolder
 
 DIST_REC = ("-m", "dist_rec.cli.main")
 LAUNCH = ("-m", "dist_rec.cli.launch", "--standalone", "--nproc-per-node")
@@ -137,18 +137,18 @@ class Row:
 
 def _train(run: StudyRun, data: Path, place: Place, seed: int) -> dict[str, Any]:
     runs = place.out / "runs"
-    folder = runs / f"{re.sub('[^a-z0-9]+', '_', run.name.lower()).strip('_')}-{seed}"
-    result, config = folder / "result.json", place.configs / run.config
+    folder = RunFolder(runs / f"{re.sub('[^a-z0-9]+', '_', run.name.lower()).strip('_')}-{seed}")
+    config, begun = place.configs / run.config, folder.path.exists()
     own = [setting.format(runs=runs, seed=seed) for setting in run.settings]
     settings = [f"data.path={data}", f"seed={seed}", *own]
-    if folder.exists():
-        changes = RunConfig.parse(read_toml(config, settings)).changes(load_run(folder))
+    if begun:
+        changes = RunConfig.parse(read_toml(config, settings)).changes(folder.config)
         if changes:
             raise UserError(f"{folder} was trained with other settings ({'; '.join(changes)}); remove it to train anew")
-    if not result.exists():
-        words = ["train", str(config), *settings, "--run-dir", str(folder), *(["--resume"] if folder.exists() else [])]
+    if not folder.result:
+        words = ["train", str(config), *settings, "--run-dir", str(folder), *(["--resume"] if begun else [])]
         _python(*LAUNCH, str(place.processes), *DIST_REC, *words)
-    return json.loads(result.read_text())
+    return folder.result
 
 
 def _fit(run: StudyRun, data: Path, place: Place, seed: int) -> dict[str, Any]:

@@ -1,8 +1,6 @@
 """`dist-rec train`."""
 
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -44,7 +42,7 @@ def train(
     settings = RunConfig.parse(read_toml(config, overrides or ()))
     settings.head_config()
     if print_config:
-        typer.echo(_toml(settings))
+        typer.echo(settings.to_toml())
         return
     if resume and run is None:
         raise UserError("--resume needs --run-dir: which run should go on?")
@@ -60,71 +58,31 @@ def _train(
 
     from dist_rec.core.process import on_first, process_group, this_process
     from dist_rec.embedding.sharding import plan_table
+    from dist_rec.train.run_folder import RunFolder
     from dist_rec.train.trainer import Trainer
 
     process = this_process(settings.train.device)
     console = Console(stderr=True)
-    with process_group(process):
-        folder = on_first(process, lambda: _choose_folder(name, run, resume))
+    with process_group(process), ExitStack() as stack:
+        folder = RunFolder(run or on_first(process, lambda: _new_path(name)))
+        on_first(process, lambda: stack.enter_context(folder.owned(resume)))
         trainer = Trainer(settings, process, folder)
         if resume:
             trainer.resume(allow_changes)
-        with _run_folder(folder, settings, resume) if process.first else nullcontext():
-            if process.first:
-                console.print(plan_table(trainer.model, process.world))
-            result = trainer.fit()
+        on_first(process, lambda: folder.make(settings))
+        if process.first:
+            console.print(plan_table(trainer.model, process.world))
+        result = trainer.fit()
     if not process.first:
         return None
-    console.print(_report(result, folder, process.world))
+    console.print(_report(result, folder.path, process.world))
     return {"run": str(folder), **result}
 
 
-def _choose_folder(name: str, run: Path | None, resume: bool) -> Path:
+def _new_path(name: str) -> Path:
     from datetime import datetime
 
-    folder = run or Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
-    if folder.exists() and not resume:
-        raise UserError(f"{folder} exists already; go on with --resume, or choose another --run-dir")
-    if folder.exists() and not (folder / "config.toml").is_file() and (folder.is_file() or any(folder.iterdir())):
-        raise UserError(f"{folder} is not a run: it holds no config.toml; choose another --run-dir")
-    return folder
-
-
-@contextmanager
-def _run_folder(folder: Path, settings: Any, resume: bool) -> Iterator[None]:
-    """Makes the folder of a run; a run that fails before it has saved leaves none.
-
-    Raises:
-        UserError: if the folder cannot be made, or another run has just made it.
-    """
-    from dist_rec.train.checkpoint import remove_partial
-
-    new = not folder.exists()
-    try:
-        folder.mkdir(parents=True, exist_ok=resume)
-        (folder / "config.toml").write_text(_toml(settings))
-    except OSError as error:
-        raise UserError(f"the folder of the run, {folder}, cannot be written: {error.strerror}") from None
-    try:
-        yield
-    except BaseException:
-        if new and not list(folder.glob("checkpoints/step_*")):
-            _remove(folder)
-        remove_partial(folder / "checkpoints")
-        raise
-
-
-def _remove(folder: Path) -> None:
-    # Renamed first: a save under way in another thread or process goes on writing under the old name.
-    gone = folder.with_name(f".{folder.name}.gone")
-    folder.rename(gone)
-    shutil.rmtree(gone, ignore_errors=True)
-
-
-def _toml(settings: Any) -> str:
-    import tomli_w
-
-    return tomli_w.dumps(settings.model_dump(mode="json", exclude_none=True))
+    return Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
 
 
 def _report(result: dict[str, Any], folder: Path, world: int) -> Any:

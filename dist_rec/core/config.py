@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self, get_args, get_origin
 
+import tomli_w
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 
@@ -37,6 +38,10 @@ class Config(BaseModel):
             return cls.model_validate(_tuples(values))
         except ValidationError as error:
             raise UserError(_one_line(cls, error.errors()[0], where)) from None
+
+    def to_toml(self) -> str:
+        """All settings in effect, as a TOML file."""
+        return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
 
 
 def read_toml(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:

@@ -111,6 +111,12 @@ def _store(process: Process, timeout: timedelta) -> dist.Store | None:
     return dist.PrefixStore(f"start_{os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
 
 
+def job() -> str:
+    """What tells the job of this process, over all its restarts, from others; empty if it was started by hand."""
+    run = os.environ.get("TORCHELASTIC_RUN_ID", "")
+    return os.environ.get("SLURM_JOB_ID") or ("" if run == "none" else run)
+
+
 def on_first(process: Process, function: Callable[[], T]) -> T:
     """Runs a function on the first process and returns its result, or raises its UserError, on all of them."""
     result: list[T | UserError | None] = [None]
@@ -123,3 +129,28 @@ def on_first(process: Process, function: Callable[[], T]) -> T:
     if isinstance(result[0], UserError):
         raise result[0]
     return result[0]  # type: ignore[return-value]
+
+
+def on_all(function: Callable[[], T], group: dist.ProcessGroup | None = None) -> list[T]:
+    """Runs a function on every process and returns all results, by rank, on all of them.
+
+    What fails on one process is gathered like a result, so that no process waits for one that did not come.
+
+    Args:
+        function: its result can be pickled.
+        group: of the processes; None takes all.
+
+    Raises:
+        RuntimeError: on all processes, with the message of the first one that failed.
+    """
+    result: tuple[T | None, str | None]
+    try:
+        result = function(), None
+    except Exception as error:
+        result = None, str(error) or type(error).__name__
+    results = [result] * dist.get_world_size(group)
+    dist.all_gather_object(results, result, group=group)
+    failed = next((error for _, error in results if error is not None), None)
+    if failed is not None:
+        raise RuntimeError(failed)
+    return [value for value, _ in results]  # type: ignore[misc]

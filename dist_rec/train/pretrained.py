@@ -17,9 +17,8 @@ from dist_rec.core.process import Process
 from dist_rec.core.table_name import TableName, by_table
 from dist_rec.embedding.layer import embedding_layer
 from dist_rec.embedding.sharded_tensors import parts
-from dist_rec.train.checkpoint import Checkpoints
 from dist_rec.train.config import RunConfig
-from dist_rec.train.run import load_run
+from dist_rec.train.run_folder import RunFolder
 from dist_rec.train.state import state_of
 
 
@@ -38,12 +37,10 @@ def start_from(model: DistributedModelParallel, runs: tuple[str, ...], process: 
     dims = embedding_layer(model).dims
     adopted = []
     for run in runs:
-        config = load_run(Path(run))
-        _check_widths(config, run, head, dims)
-        checkpoints = Checkpoints(Path(run, "checkpoints"), config.checkpoint, process)
-        path = Path(run, "checkpoints", f"step_{checkpoints.find('best'):08d}")
-        checkpoints.close()
-        adopted.append(_load(model, path, run))
+        folder = RunFolder(Path(run))
+        _check_widths(folder.config, run, head, dims)
+        checkpoints = folder.checkpoints(process)
+        adopted.append(_load(model, checkpoints.path(checkpoints.find("best")), run))
     with torch.no_grad():
         head.adopt(adopted, partial(_rows, model, dims))
 

@@ -14,6 +14,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from dist_rec.core.log import shown, to_json
+from dist_rec.train.run_folder import RunFolder
 
 log = logging.getLogger(__name__)
 
@@ -28,14 +29,14 @@ class Reporter:
         step: at which the run begins or goes on; what was told of later steps, before a kill, is taken back.
     """
 
-    def __init__(self, folder: Path | None, rows: int, done: int, step: int) -> None:
+    def __init__(self, folder: RunFolder | None, rows: int, done: int, step: int) -> None:
         self._folder = folder
         self._started = time.time()
         self._failed = False
         if folder is None:
             return
         with self._forgiving():
-            _cut(folder / "metrics.jsonl", step)
+            _cut(folder.metrics, step)
         # On a terminal the line moves several times a second; in a log file a line every half minute is enough.
         self._bar = tqdm(
             total=rows,
@@ -48,8 +49,8 @@ class Reporter:
             mininterval=0.1 if sys.stderr.isatty() else 30,
         )
         with self._forgiving():
-            self._file = (folder / "metrics.jsonl").open("a")
-            self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
+            self._file = folder.metrics.open("a")
+            self._board = SummaryWriter(str(folder.tensorboard), purge_step=step + 1)
 
     def advance(self, rows: int) -> None:
         """Moves the progress line by the rows of a global batch."""

@@ -1,15 +1,13 @@
-"""Runs that exist: their config, and metrics of their checkpoints on any data that fits."""
+"""Runs that exist: metrics of their checkpoints on any data that fits."""
 
 from pathlib import Path
 
-from dist_rec.core.config import read_toml
 from dist_rec.core.errors import UserError
 from dist_rec.core.process import Process
 from dist_rec.data.shards import Dataset
-from dist_rec.train.checkpoint import Checkpoints
-from dist_rec.train.config import RunConfig
 from dist_rec.train.evaluator import evaluate
 from dist_rec.train.model import build_model
+from dist_rec.train.run_folder import RunFolder
 from dist_rec.train.spec import resolve
 
 
@@ -32,27 +30,19 @@ def check_fits(trained: Dataset, other: Dataset) -> None:
         raise UserError(f"{other.path} was fitted anew; prepare it with --fitted-from {trained.path}")
 
 
-def load_run(folder: Path) -> RunConfig:
-    """The config of a run; raises UserError if the folder is none."""
-    path = folder / "config.toml"
-    if not path.is_file():
-        raise UserError(f"{folder} is not a run: it holds no config.toml")
-    return RunConfig.parse(read_toml(path))
-
-
-def score_split(run: Path, data: Path | None, split: str, checkpoint: str, process: Process) -> dict[str, float]:
+def score_split(run: RunFolder, data: Path | None, split: str, checkpoint: str, process: Process) -> dict[str, float]:
     """Metrics of a run's checkpoint on a split.
 
     Args:
-        run: the run's folder.
+        run: the run.
         data: another data set that was fitted from the run's; None takes the run's own.
         split: part of the data.
         checkpoint: a step, "best" or "last".
         process: this one.
     """
-    config = load_run(run)
+    config = run.config
     dataset = Dataset(config.data.path)
-    checkpoints = Checkpoints(run / "checkpoints", config.checkpoint, process)
+    checkpoints = run.checkpoints(process)
     step = checkpoints.find(checkpoint)
     if checkpoints.state(step)["data"] != dataset.manifest.checksum:
         raise UserError(f"{dataset.path} is not what {run} was trained on at step {step}; prepare it as it was")

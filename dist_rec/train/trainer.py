@@ -6,49 +6,33 @@ and the state of the data is one number, the global step.
 
 import logging
 import math
-import time
-from collections import defaultdict, deque
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from collections import deque
+from dataclasses import asdict
 from typing import Any
 
+import numpy as np
 import torch
 
-from dist_rec.core.batch import Batch
 from dist_rec.core.errors import Interrupted, UserError
 from dist_rec.core.noise import noise
-from dist_rec.core.process import Process
+from dist_rec.core.process import Process, on_all
+from dist_rec.core.splitmix import stream, words
 from dist_rec.data.shards import Dataset
-from dist_rec.train.checkpoint import Checkpoints
+from dist_rec.train.clock import Clock
 from dist_rec.train.config import RunConfig
 from dist_rec.train.evaluator import evaluate
 from dist_rec.train.interruption import Interruption
 from dist_rec.train.model import build_model, build_optimizer
 from dist_rec.train.pipeline import Segment, make_pipeline
 from dist_rec.train.pretrained import start_from
+from dist_rec.train.progress import Lengths, Progress, judge
 from dist_rec.train.reporter import Reporter
-from dist_rec.train.result import read_result, write_result
+from dist_rec.train.run_folder import RunFolder
+from dist_rec.train.saver import Saver
 from dist_rec.train.schedule import Schedule
 from dist_rec.train.spec import resolve
 
 log = logging.getLogger(__name__)
-
-
-@dataclass
-class Progress:
-    """Where a run stands, beside its tensors."""
-
-    step: int = 0
-    """Global steps done: also the cursor of the data."""
-    best_step: int | None = None
-    best_score: float | None = None
-    evaluations_since_best: int = 0
-    skipped_rows: int = 0
-    """Left out for damage, by all processes."""
-    skipped_steps: list[int] = field(default_factory=list)
-    """Left out for a loss that is not a number."""
 
 
 class Trainer:
@@ -57,10 +41,10 @@ class Trainer:
     Args:
         config: what to train.
         process: this one; the process group exists.
-        folder: the run's, made already.
+        folder: the run's, made before `fit`.
     """
 
-    def __init__(self, config: RunConfig, process: Process, folder: Path) -> None:
+    def __init__(self, config: RunConfig, process: Process, folder: RunFolder) -> None:
         self.config, self.process, self.folder = config, process, folder
         self.dataset = Dataset(config.data.path)
         if process.first:
@@ -76,18 +60,19 @@ class Trainer:
         # Built before training, so that a split that cannot be scored is told of now.
         splits = [split for split in self.dataset.manifest.splits if split in ("valid", "test")]
         self.scored = {split: spec.evaluation_loader(self.dataset, split, process) for split in splits}
-        self.steps = config.train.steps or config.train.epochs * self.train_loader.steps_per_epoch
+        self.lengths = Lengths.of(config, self.train_loader.steps_per_epoch, self.train_loader.rows)
         self.parameters = spec.count_parameters()
         self.model = build_model(spec, process)
         self.optimizer = build_optimizer(config, self.model)
-        self.schedule = Schedule(config.schedule, [self.optimizer], self.steps)
+        self.schedule = Schedule(config.schedule, [self.optimizer], self.lengths.steps)
         self.pipeline = make_pipeline(
             self.model, self.optimizer, process.device, skip_nonfinite=config.train.on_nonfinite == "skip"
         )
-        self.checkpoints = Checkpoints(folder / "checkpoints", config.checkpoint, process)
+        self.checkpoints = folder.checkpoints(process)
+        self.saver = Saver(self.checkpoints, config.checkpoint, process)
         self.progress = Progress()
-        self.skipped_steps: set[int] = set()
-        self.seconds: dict[str, float] = defaultdict(float)
+        self.clock = Clock()
+        self._step_seeds = stream(config.seed, process.rank)
 
     def resume(self, allow_changes: bool = False) -> None:
         """Goes on from the newest good checkpoint, if there is one.
@@ -100,7 +85,7 @@ class Trainer:
         """
         step = self.checkpoints.newest()
         if step is None:
-            return self.checkpoints.set_aside(0)
+            return self.saver.set_aside(0)
         state = self.checkpoints.state(step)
         changes = self.config.changes(RunConfig.parse(state["config"]))
         if state["data"] != self.dataset.manifest.checksum:
@@ -110,7 +95,7 @@ class Trainer:
                 f"{self.folder} cannot go on with {'; '.join(changes)} (--allow-changes goes on all the same)"
             )
         self.checkpoints.load(step, self.model, self.optimizer)
-        self.checkpoints.set_aside(step)
+        self.saver.set_aside(step)
         self.progress = Progress(**state["progress"])
 
     def fit(self) -> dict[str, Any]:
@@ -119,48 +104,35 @@ class Trainer:
         Returns:
             `{"train": {...}, "valid": {...}, "test": {...}}`, also written to `result.json`.
         """
-        first, progress = self.progress.step, self.progress
-        interruption = Interruption(self.process)
-        batches = self._timed(self.train_loader.batches(first, self.steps))
-        rows_before = self._trained_rows()
+        first, rows_before = self.progress.step, self._trained_rows()
+        steps, rows_until = self.lengths.steps, self.lengths.rows_until
+        interruption, stopped = Interruption(self.process), False
         if not first and self.config.pretrained.runs:
             start_from(self.model, self.config.pretrained.runs, self.process)
         self.model.train()
-        self.checkpoints.reserve(self.model, self.optimizer)
-        told = self.folder if self.process.first else None
-        with Reporter(told, self._rows_until(self.steps), self._rows_until(first), first) as report:
-            while progress.step < self.steps and not self._out_of_patience():
-                end = self._segment_end(progress.step)
-                with self._clock("train"):
-                    self._run_segment(Segment(batches, end - progress.step), report, interruption)
+        self.saver.reserve(self.model, self.optimizer)
+        batches = self.clock.each("wait for data", self.train_loader.batches(first, steps))
+        folder = self.folder if self.process.first else None
+        with Reporter(folder, rows_until(steps), rows_until(first), first) as report:
+            while not (stopped or self.lengths.ended(self.progress)):
+                segment = Segment(batches, self.lengths.segment_end(self.progress.step) - self.progress.step)
+                with self.clock.of("train"):
+                    self._run_segment(segment, report, interruption)
                     stopped = interruption.asked()
                 self._count_skipped()
-                if progress.step == end and self._falls(self._evaluate_every, end):
+                if self.lengths.evaluates(self.progress.step):
                     self._evaluate(report)
-                with self._clock("checkpoint"):
-                    self.checkpoints.save(progress.step, self.model, self.optimizer, self._state())
-                if stopped:
-                    self.checkpoints.close()
-                    where = f"step {progress.step} of {self.steps}"
-                    raise Interrupted(f"stopped after {where}; go on with --resume --run-dir {self.folder}")
-            with self._clock("checkpoint"):
-                self.checkpoints.close()
-            result = self._final_scores()
-        rows = self._trained_rows() - rows_before
-        result["train"] = {
-            "rows": rows,
-            "steps": progress.step - first,
-            "rows_per_s": rows / self.seconds["train"] if rows else 0.0,
-            "skipped_rows": progress.skipped_rows,
-            "skipped_steps": progress.skipped_steps,
-            "seconds": {name: round(value, 3) for name, value in self.seconds.items()},
-        }
-        if progress.step == first:
-            # Nothing was left to train: what the run told of its training stays.
-            result["train"] |= read_result(self.folder).get("train", {})
-        result["parameters"] = self.parameters
+                with self.clock.of("checkpoint"):
+                    self.saver.save(self.progress.step, self.model, self.optimizer, self._state())
+            with self.clock.of("checkpoint"):
+                self.saver.close()
+            if stopped:
+                where = f"step {self.progress.step} of {steps}"
+                raise Interrupted(f"stopped after {where}; go on with --resume --run-dir {self.folder}")
+            scores = self._final_scores()
+        result = {**scores, "train": self._training(first, rows_before), "parameters": self.parameters}
         if self.process.first:
-            write_result(self.folder, result)
+            self.folder.write_result(result)
         return result
 
     def _run_segment(self, batches: Segment, report: Reporter, interruption: Interruption) -> None:
@@ -189,27 +161,28 @@ class Trainer:
     def _count_skipped(self) -> None:
         progress, loader = self.progress, self.train_loader
         progress.skipped_rows += int(self._global_sum(loader.skipped_rows))
-        progress.skipped_steps = self._everywhere({*progress.skipped_steps, *self.skipped_steps})
+        # A process knows of its own losses alone.
+        progress.skipped_steps = sorted(set().union(*on_all(lambda: progress.skipped_steps)))
         loader.skipped_rows = 0
 
     def _check_finite(self, step: int, loss: torch.Tensor) -> None:
         if math.isfinite(float(loss)):
             return
-        epoch, batch = divmod(step, self.train_loader.steps_per_epoch)
-        where = f"step {step} (epoch {epoch}, rows {batch * self.config.train.batch:,} and on of its order)"
+        epoch, batch = divmod(step, self.lengths.epoch)
+        where = f"step {step} (epoch {epoch}, rows {batch * self.lengths.batch:,} and on of its order)"
         if self.config.train.on_nonfinite == "error":
             raise UserError(
                 f"the loss is {float(loss)} in {where}: look for bad values in {self.dataset.path}, lower the learning "
                 "rates, or leave such batches out with train.on_nonfinite=skip"
             )
-        self.skipped_steps.add(step)
+        self.progress.skipped_steps.append(step)
         log.warning("left out %s: the loss is %s", where, float(loss))
 
     def _set_step(self, step: int) -> None:
         """Learning rate and random numbers are functions of the step, so a resumed run needs no saved state of them."""
         self.schedule.apply(step)
         noise.begin(self.config.seed, step, *self.train_loader.share(step))
-        seed = hash((self.config.seed, step, self.process.rank)) & 0x7FFFFFFFFFFFFFFF
+        seed = int(words(self._step_seeds, np.array([step]))[0])
         # For heads and devices that draw by themselves: what `torch.manual_seed` does for this device; looking for all
         # others took a twentieth of a small step.
         torch.default_generator.manual_seed(seed)
@@ -217,16 +190,11 @@ class Trainer:
             torch.cuda.manual_seed(seed)
 
     def _evaluate(self, report: Reporter) -> None:
-        progress = self.progress
         if "valid" not in self.scored:
             return
         scores = self._score("valid")
-        report.log("valid", progress.step, **scores)
-        score, best = scores[self.task.config.best], progress.best_score
-        if not math.isnan(score) and (best is None or self.task.is_better(score, best)):
-            progress.best_step, progress.best_score, progress.evaluations_since_best = progress.step, score, 0
-        else:
-            progress.evaluations_since_best += 1
+        report.log("valid", self.progress.step, **scores)
+        self.progress = judge(self.progress, scores[self.task.config.best], self.task.is_better)
 
     def _final_scores(self) -> dict[str, Any]:
         best = self.progress.best_step
@@ -236,40 +204,8 @@ class Trainer:
         return {"best_step": best, **{split: self._score(split) for split in self.scored}}
 
     def _score(self, split: str) -> dict[str, float]:
-        with self._clock("evaluate"):
+        with self.clock.of("evaluate"):
             return evaluate(self.pipeline.detach(), self.scored[split], self.task, self.process)
-
-    @property
-    def _evaluate_every(self) -> int:
-        return self.config.train.evaluate_every or self.train_loader.steps_per_epoch
-
-    def _segment_end(self, step: int) -> int:
-        every = [self._evaluate_every, self.config.checkpoint.every or self._evaluate_every]
-        return min(self.steps, *((step // period + 1) * period for period in every))
-
-    def _falls(self, period: int, step: int) -> bool:
-        return step % period == 0 or step == self.steps
-
-    def _out_of_patience(self) -> bool:
-        patience = self.config.train.patience
-        return patience is not None and self.progress.evaluations_since_best >= patience
-
-    def _rows_until(self, step: int) -> int:
-        epochs, rest = divmod(step, self.train_loader.steps_per_epoch)
-        return epochs * self.train_loader.rows + min(rest * self.config.train.batch, self.train_loader.rows)
-
-    def _trained_rows(self) -> int:
-        return self._rows_until(self.progress.step) - self.progress.skipped_rows
-
-    def _global_sum(self, value: torch.Tensor | int) -> float:
-        total = torch.as_tensor(value, device=self.process.device).clone()
-        torch.distributed.all_reduce(total)
-        return total.item()
-
-    def _everywhere(self, steps: set[int]) -> list[int]:
-        gathered: list[set[int]] = [set()] * self.process.world
-        torch.distributed.all_gather_object(gathered, steps)
-        return sorted(set().union(*gathered))
 
     def _state(self) -> dict[str, Any]:
         return {
@@ -279,18 +215,24 @@ class Trainer:
             "data": self.dataset.manifest.checksum,
         }
 
-    def _timed(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        while True:
-            with self._clock("wait for data"):
-                batch = next(batches, None)
-            if batch is None:
-                return
-            yield batch
+    def _training(self, first: int, rows_before: int) -> dict[str, Any]:
+        """What the result tells of the training from step `first` on."""
+        progress, rows = self.progress, self._trained_rows() - rows_before
+        told = {
+            "rows": rows,
+            "steps": progress.step - first,
+            "rows_per_s": rows / self.clock.seconds["train"] if rows else 0.0,
+            "skipped_rows": progress.skipped_rows,
+            "skipped_steps": progress.skipped_steps,
+            "seconds": {name: round(value, 3) for name, value in self.clock.seconds.items()},
+        }
+        # If nothing was left to train, what the run told of its training stays.
+        return told | self.folder.result.get("train", {}) if progress.step == first else told
 
-    @contextmanager
-    def _clock(self, name: str) -> Iterator[None]:
-        started = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[name] += time.perf_counter() - started
+    def _trained_rows(self) -> int:
+        return self.lengths.rows_until(self.progress.step) - self.progress.skipped_rows
+
+    def _global_sum(self, value: torch.Tensor | int) -> float:
+        total = torch.as_tensor(value, device=self.process.device).clone()
+        torch.distributed.all_reduce(total)
+        return total.item()

@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from dist_rec.core.process import on_all
 from tests.processes import ProcessFailure, run_distributed
 
 
@@ -23,6 +24,20 @@ def _raise_on_rank_1() -> None:
     if dist.get_rank() == 1:
         raise ValueError("table full")
     dist.barrier()
+
+
+def _on_all_but_rank_1() -> list[object]:
+    def fails_on_rank_1() -> int:
+        if dist.get_rank() == 1:
+            raise OSError(5, "Input/output error")
+        return dist.get_rank()
+
+    message = ""
+    try:
+        on_all(fails_on_rank_1)
+    except RuntimeError as error:
+        message = str(error)
+    return [message, on_all(dist.get_rank)]
 
 
 def _hang_on_rank_2() -> None:
@@ -46,6 +61,10 @@ def test_values_come_back_by_rank(world_size: int) -> None:
 
 def test_ranks_have_one_thread() -> None:
     assert run_distributed(_thread_counts, 2) == [(1, 1), (1, 1)]
+
+
+def test_what_fails_on_one_process_is_raised_on_all_which_stay_in_step() -> None:
+    assert run_distributed(_on_all_but_rank_1, 3) == [["[Errno 5] Input/output error", [0, 1, 2]]] * 3
 
 
 def test_a_failing_rank_is_named_and_stops_the_others() -> None:

@@ -1,6 +1,8 @@
 """Stop and go on: the same losses and the same model on other numbers of processes and under other shardings."""
 
 import json
+import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +13,9 @@ import xxhash
 
 from dist_rec.core.process import this_process
 from dist_rec.embedding.sharded_tensors import parts
-from dist_rec.train import checkpoint
+from dist_rec.train import checkpoint, saver
 from dist_rec.train.config import RunConfig
+from dist_rec.train.run_folder import RunFolder
 from dist_rec.train.state import state_of
 from dist_rec.train.trainer import Trainer
 from tests.processes import ProcessFailure, run_distributed
@@ -41,7 +44,7 @@ def settings(data: Path, sharding: str = "table_wise", optimizer: str = "rowwise
 def train(config: dict, folder: Path, allow_changes: bool = False) -> tuple[dict, str]:
     """Trains, from the newest checkpoint if there is one; returns the result and a hash of the local tensors."""
     folder.mkdir(exist_ok=True)
-    trainer = Trainer(RunConfig.parse(config), this_process("cpu"), folder)
+    trainer = Trainer(RunConfig.parse(config), this_process("cpu"), RunFolder(folder))
     trainer.resume(allow_changes)
     result = trainer.fit()
     digest = xxhash.xxh3_64()
@@ -55,9 +58,9 @@ def train(config: dict, folder: Path, allow_changes: bool = False) -> tuple[dict
 def train_until(config: dict, folder: Path, stop: int) -> None:
     """Trains up to a checkpoint and leaves the run as a killed process would."""
     folder.mkdir(exist_ok=True)
-    trainer = Trainer(RunConfig.parse(config), this_process("cpu"), folder)
+    trainer = Trainer(RunConfig.parse(config), this_process("cpu"), RunFolder(folder))
     trainer.resume()
-    trainer.steps = stop
+    trainer.lengths = replace(trainer.lengths, steps=stop)
     trainer.fit()
 
 
@@ -160,7 +163,7 @@ def test_changes_of_shape_are_refused_by_name(
 
 
 def newest_damaged(config: dict, folder: Path) -> tuple[int, int, list[int]]:
-    trainer = Trainer(RunConfig.parse(config), this_process("cpu"), folder)
+    trainer = Trainer(RunConfig.parse(config), this_process("cpu"), RunFolder(folder))
     found = trainer.checkpoints.find("last")
     trainer.resume()
     return found, trainer.progress.step, trainer.checkpoints.steps()
@@ -183,7 +186,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(data: Path, tmp_path: 
 
 
 def found(config: dict, folder: Path, which: str) -> int:
-    return Trainer(RunConfig.parse(config), this_process("cpu"), folder).checkpoints.find(which)
+    return Trainer(RunConfig.parse(config), this_process("cpu"), RunFolder(folder)).checkpoints.find(which)
 
 
 def test_damage_of_the_best_or_of_all_checkpoints_is_told(data: Path, tmp_path: Path) -> None:
@@ -201,40 +204,41 @@ def test_damage_of_the_best_or_of_all_checkpoints_is_told(data: Path, tmp_path: 
         run_distributed(found, 1, config, tmp_path, "best")
 
 
-def not_saved(config: dict, folder: Path) -> tuple[list[int], bool]:
+def not_saved(config: dict, folder: Path, rank: int, part: str) -> tuple[list[int], list[str]]:
+    """Trains, and the checkpoint of step 14 fails on a rank in a part of the save."""
     folder.mkdir(exist_ok=True)
-    trainer = Trainer(RunConfig.parse(config), this_process("cpu"), folder)
+    trainer = Trainer(RunConfig.parse(config), this_process("cpu"), RunFolder(folder))
     said: list[str] = []
-    trainer.checkpoints._say = said.append
-    commit = trainer.checkpoints._commit
+    saver.log.warning = lambda message, *values: said.append(message % values)
+    owner = saver if part == "checksum" else trainer.saver
+    works = getattr(owner, part)
 
-    def full_disk(partial: Path, step: int, state: dict) -> None:
-        if step == 14:
+    def fails(path: Path, *args: Any) -> Any:
+        if "step_00000014" in str(path) and dist.get_rank() == rank:
             raise OSError(28, "No space left on device")
-        commit(partial, step, state)
+        return works(path, *args)
 
-    trainer.checkpoints._commit = full_disk
+    setattr(owner, part, fails)
     trainer.fit()
-    told = any("step 14 was not saved: [Errno 28] No space left" in line for line in said)
-    return trainer.checkpoints.steps(), told or dist.get_rank() > 0
+    return trainer.checkpoints.steps(), said
 
 
 def comes_back(config: dict, folder: Path, before: str) -> bool:
     """Whether the folder of a run that is removed before a part of a save is there again after it."""
-    trainer = Trainer(RunConfig.parse(config), this_process("cpu"), folder)
-    module = checkpoint.dcp if before == "save" else checkpoint
+    trainer = Trainer(RunConfig.parse(config), this_process("cpu"), RunFolder(folder))
+    module = saver.dcp if before == "save" else saver
     part = getattr(module, before)
 
     def removed_before(*args: Any, **options: Any) -> Any:
         if trainer.process.first:
             folder.rename(folder.with_name("gone"))
         if before == "save":  # of the parts, that which all processes carry out
-            dist.barrier(trainer.checkpoints._group)
+            dist.barrier(trainer.saver._group)
         return part(*args, **options)
 
     setattr(module, before, removed_before)
-    trainer.checkpoints.save(7, trainer.model, trainer.optimizer, {"best_step": None})
-    trainer.checkpoints.wait()
+    trainer.saver.save(7, trainer.model, trainer.optimizer, {"best_step": None})
+    trainer.saver.wait()
     return folder.exists()
 
 
@@ -246,11 +250,42 @@ def test_a_run_that_was_removed_does_not_come_back(data: Path, tmp_path: Path, b
     assert (tmp_path / "gone").exists()
 
 
-def test_a_failed_save_does_not_stop_training(data: Path, tmp_path: Path) -> None:
-    for steps, told in run_distributed(not_saved, 2, settings(data), tmp_path):
-        assert steps == [7, 12, 21, 24]
-        assert told
+@pytest.mark.parametrize(("rank", "part"), [(0, "_commit"), (0, "checksum"), (1, "checksum")])
+def test_a_failed_save_does_not_stop_training(data: Path, tmp_path: Path, rank: int, part: str) -> None:
+    (steps, said), also = run_distributed(not_saved, 2, settings(data), tmp_path, rank, part)
+    assert steps == [7, 12, 21, 24] and also == (steps, [])
+    why = "[Errno 28] No space left on device"
+    assert said == [f"the checkpoint of step 14 was not saved: {why}; training goes on, older ones are intact"]
     assert not list((tmp_path / "checkpoints").glob(".step*"))
+
+
+def not_readable(config: dict, folder: Path) -> tuple[str | None, int | None]:
+    checkpoints = Trainer(RunConfig.parse(config), this_process("cpu"), RunFolder(folder)).checkpoints
+
+    def fails(path: Path) -> str:
+        raise MemoryError("no memory")
+
+    if dist.get_rank() == 1:
+        checkpoint.checksum = fails
+    return checkpoints.damage(14), checkpoints.newest()
+
+
+def test_what_one_process_cannot_read_is_damaged_for_all(data: Path, tmp_path: Path) -> None:
+    run_distributed(train_until, 2, settings(data), tmp_path, 14)
+    found = run_distributed(not_readable, 2, settings(data), tmp_path)
+    assert found == [("state.json is unreadable: no memory", None)] * 2
+
+
+def reading_starts(folder: Path) -> tuple[int, int, int]:
+    """The newest checkpoint, and how many threads and process groups reading it has started."""
+    before = threading.active_count(), len(dist.distributed_c10d._world.pg_map)
+    newest = RunFolder(folder).checkpoints(this_process("cpu")).find("last")
+    return newest, threading.active_count() - before[0], len(dist.distributed_c10d._world.pg_map) - before[1]
+
+
+def test_reading_starts_no_thread_and_no_group(data: Path, tmp_path: Path) -> None:
+    run_distributed(train_until, 2, settings(data), tmp_path, 14)
+    assert run_distributed(reading_starts, 2, tmp_path) == [(14, 0, 0)] * 2
 
 
 def test_only_the_newest_and_the_best_are_kept(data: Path, tmp_path: Path) -> None:
@@ -264,7 +299,7 @@ def test_only_the_newest_and_the_best_are_kept(data: Path, tmp_path: Path) -> No
 def not_finite(data: Path, folder: Path, action: str) -> Any:
     folder.mkdir(exist_ok=True)
     config = settings(data, on_nonfinite=action, steps=10)
-    trainer = Trainer(RunConfig.parse(config), this_process("cpu"), folder)
+    trainer = Trainer(RunConfig.parse(config), this_process("cpu"), RunFolder(folder))
     head = trainer.model.module.dense.head
     forward = head.forward
 

@@ -6,6 +6,7 @@ A GPU is fed by another pipeline than a CPU. TorchRec's runs on CPUs too, so its
 import json
 import signal
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -24,6 +25,7 @@ from dist_rec.train.config import RunConfig
 from dist_rec.train.interruption import SIGNALS
 from dist_rec.train.model import build_model, build_optimizer
 from dist_rec.train.pipeline import SkippingPipeline
+from dist_rec.train.run_folder import RunFolder
 from dist_rec.train.spec import resolve
 from dist_rec.train.state import state_of
 from dist_rec.train.trainer import Trainer
@@ -121,9 +123,9 @@ class Run:
         folder.mkdir(exist_ok=True)
         process = this_process(device)
         with process_group(process):
-            trainer = Trainer(run, process, folder)
+            trainer = Trainer(run, process, RunFolder(folder))
             trainer.resume()
-            trainer.steps = stop
+            trainer.lengths = replace(trainer.lengths, steps=stop)
             self.pipeline = trainer.pipeline
             self.scores = trainer.fit()["test"]
         records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]

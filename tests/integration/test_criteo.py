@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from dist_rec.data.loader import Loader
 from dist_rec.prepare.criteo.source import Criteo
 from dist_rec.prepare.engine import prepare
 from dist_rec.train.config import RunConfig
+from dist_rec.train.run_folder import RunFolder
 from dist_rec.train.trainer import Trainer
 from tests.processes import run_distributed
 
@@ -38,7 +40,7 @@ def train(data: Path, folder: Path, precision: str, stop: int | None) -> tuple[d
     overrides = [f"data.path={data}", f"train.precision={precision}", "train.log_every=1", "checkpoint.every=1000"]
     config = RunConfig.parse(read_toml(ROOT / "configs" / "dlrm_criteo.toml", overrides))
     folder.mkdir(exist_ok=True)
-    trainer = Trainer(config, this_process("cpu"), folder)
+    trainer = Trainer(config, this_process("cpu"), RunFolder(folder))
     trainer.resume()
     read: list[float] = []
     batches = Loader.batches
@@ -52,7 +54,7 @@ def train(data: Path, folder: Path, precision: str, stop: int | None) -> tuple[d
             yield batch
 
     trainer.train_loader.batches = lambda first, last: noted(trainer.train_loader, first, last)
-    trainer.steps = stop or trainer.steps
+    trainer.lengths = replace(trainer.lengths, steps=stop or trainer.lengths.steps)
     return trainer.fit(), read
 
 

@@ -13,6 +13,7 @@ import xxhash
 
 from dist_rec.core.process import this_process
 from dist_rec.embedding.sharded_tensors import parts
+from dist_rec.train.run_folder import RunFolder
 from dist_rec.train.state import state_of
 from dist_rec.train.trainer import Trainer
 from tests.processes import run_distributed
@@ -35,9 +36,7 @@ batch = 60
 
 def hash_of(folder: Path) -> str:
     """Hash of this process's tensors in the newest checkpoint."""
-    from dist_rec.train.run import load_run
-
-    trainer = Trainer(load_run(folder), this_process("cpu"), folder)
+    trainer = Trainer(RunFolder(folder).config, this_process("cpu"), RunFolder(folder))
     trainer.resume()
     digest = xxhash.xxh3_64()
     for name, value in sorted(state_of(trainer.model, trainer.optimizer).items()):

@@ -1,34 +1,74 @@
-"""What a trainer decides without a model: which score is the best, which labels are clicks, what a full disk stops."""
+"""What is decided without a model: which score is the best, what falls on a step, which labels are clicks."""
 
 import math
-from pathlib import Path
+import operator
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from dist_rec.core.errors import UserError
 from dist_rec.tasks.click import Click
-from dist_rec.train.reporter import Reporter
-from dist_rec.train.result import write_result
-from dist_rec.train.trainer import Progress, Trainer
+from dist_rec.train.config import RunConfig
+from dist_rec.train.progress import Lengths, Progress, judge
+
+PERIODS = st.integers(1, 9)
+LENGTHS = st.builds(Lengths, PERIODS, PERIODS, st.integers(1, 50), PERIODS, PERIODS, PERIODS, st.none() | PERIODS)
+
+
+def judged(scores: list[float], better: object) -> list[Progress]:
+    progress, found = Progress(skipped_rows=7), []
+    for step, score in enumerate(scores):
+        progress = judge(replace(progress, step=step), score, better)
+        found.append(progress)
+    return found
 
 
 def test_a_score_that_is_not_a_number_is_never_the_best() -> None:
-    scores = iter([math.nan, 0.5, math.nan, 0.6, math.nan, math.nan])
-    trainer = SimpleNamespace(
-        progress=Progress(),
-        scored={"valid": None},
-        task=Click(Click.Config()),
-        _score=lambda split: {"auc": next(scores)},
-    )
-    best = []
-    for step in range(6):
-        trainer.progress.step = step
-        Trainer._evaluate(trainer, Reporter(None, 0, 0, 0))
-        best.append(trainer.progress.best_step)
-    assert best == [None, 1, 1, 3, 3, 3]
-    assert trainer.progress.evaluations_since_best == 2
+    found = judged([math.nan, 0.5, math.nan, 0.6, math.nan, math.nan], operator.gt)
+    assert [progress.best_step for progress in found] == [None, 1, 1, 3, 3, 3]
+    assert [progress.evaluations_since_best for progress in found] == [1, 0, 1, 0, 1, 2]
+    assert found[-1] == Progress(5, 3, 0.6, 2, 7)
+
+
+def test_the_first_of_equal_scores_is_the_best() -> None:
+    assert [progress.best_step for progress in judged([2.0, 3.0, 1.0, 1.0, 1.5], operator.lt)] == [0, 0, 2, 2, 2]
+
+
+def test_patience_is_over_after_so_many_evaluations_without_a_better_score() -> None:
+    lengths = Lengths(100, 10, 100, 10, 10, 10, 2)
+    ended = [lengths.ended(progress) for progress in judged([0.5, 0.4, 0.6, 0.6, 0.5], operator.gt)]
+    assert ended == [False, False, False, False, True]
+    assert not replace(lengths, patience=None).ended(Progress(99, evaluations_since_best=1000))
+    assert replace(lengths, patience=None).ended(Progress(100))
+
+
+@given(LENGTHS)
+def test_segments_end_where_an_evaluation_or_a_checkpoint_falls(lengths: Lengths) -> None:
+    step, ends = 0, []
+    while step < lengths.steps:
+        step = lengths.segment_end(step)
+        ends.append(step)
+    every = (lengths.evaluate_every, lengths.save_every)
+    assert ends == [s for s in range(1, lengths.steps + 1) if s == lengths.steps or any(s % n == 0 for n in every)]
+    steps = range(1, lengths.steps + 1)
+    assert [s for s in steps if lengths.evaluates(s)] == [s for s in ends if s % every[0] == 0 or s == lengths.steps]
+
+
+def test_rows_of_partial_batches_and_several_epochs() -> None:
+    lengths = Lengths(7, 3, 25, 10, 3, 3, None)
+    assert [lengths.rows_until(step) for step in range(8)] == [0, 10, 20, 25, 35, 45, 50, 60]
+
+
+def test_lengths_that_are_not_set() -> None:
+    config = RunConfig.parse({"data": {"path": "x"}, "head": {"name": "lr"}, "train": {"epochs": 3, "batch": 5}})
+    assert Lengths.of(config, 4, 18) == Lengths(12, 4, 18, 5, 4, 4, None)
+    settings = {"train": {"steps": 9, "evaluate_every": 2, "patience": 1}, "checkpoint": {"every": 3}}
+    config = RunConfig.parse({"data": {"path": "x"}, "head": {"name": "lr"}, **settings})
+    assert Lengths.of(config, 4, 18) == Lengths(9, 4, 18, 2048, 2, 3, 1)
 
 
 def test_labels_that_are_no_clicks_are_refused() -> None:
@@ -37,10 +77,3 @@ def test_labels_that_are_no_clicks_are_refused() -> None:
     assert check(clicks, 0) is clicks
     with pytest.raises(UserError, match="data/ratings: a label is 3; task 'click' wants 0 and 1"):
         check(SimpleNamespace(labels=torch.tensor([0.0, 3.0])), 0)
-
-
-def test_a_result_that_cannot_be_written_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    (tmp_path / ".result.json.partial").symlink_to("/dev/full")
-    write_result(tmp_path, {"best_step": None})
-    assert f"{tmp_path}/result.json was not written: [Errno 28]" in caplog.text
-    assert not (tmp_path / "result.json").exists()
