@@ -143,7 +143,7 @@ def numbers(run: Path) -> dict[str, Any]:
 
 def canonical(run: dict[str, Any]) -> dict[str, Any]:
     """The numbers of a run without the place that a head has in the model, and without a VAE's own count of steps."""
-    names = {name: re.sub(r"\.(dense|objective|encoder)\.head\.", ".head.", name) for name in run["tensors"]}
+    names = {name: re.sub(r"\.(precise|objective|encoder)\.head\.", ".head.", name) for name in run["tensors"]}
     tensors = {names[name]: value for name, value in run["tensors"].items() if not name.endswith(".head.steps")}
     lines = [{key: value for key, value in line.items() if key != "time"} for line in run["lines"]]
     return {**run, "tensors": tensors, "lines": lines}

@@ -18,7 +18,7 @@ from dist_rec.embedding.row_optimizer import RowOptimizer
 from dist_rec.embedding.sharding import Cluster, shard
 from dist_rec.embedding.updates import Replicated
 from dist_rec.train.config import OptimizerConfig, RunConfig
-from dist_rec.train.recommender import Dense, Objective, Recommender
+from dist_rec.train.recommender import Objective, Precise, Recommender
 from dist_rec.train.spec import Spec
 
 
@@ -29,8 +29,8 @@ def build_model(spec: Spec, process: Process) -> DistributedModelParallel:
     head = spec.build_head().to(process.device)
     catalog = None if spec.catalog is None else build_catalog(spec.catalog, spec.manifest, config.embedding)
     embeddings = EmbeddingLayer(spec.lookups, spec.tables)
-    dense = Dense(head, config.train.precision, process.device)
-    model = Recommender(embeddings, dense, catalog, Objective(spec.task))
+    precise = Precise(head, config.train.precision, process.device)
+    model = Recommender(embeddings, precise, catalog, Objective(spec.task))
     cluster = Cluster(process.world, process.local_world, process.device)
     return shard(model, model.embeddings, spec.tables, cluster, config.seed)
 

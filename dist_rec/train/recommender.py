@@ -27,7 +27,7 @@ class Output(NamedTuple):
     """float32 [], its mean over processes is the mean loss of the global batch."""
 
 
-class Dense(nn.Module):
+class Precise(nn.Module):
     """The dense part, a head, in the precision of the config.
 
     Args:
@@ -91,22 +91,24 @@ class Recommender(nn.Module):
 
     Args:
         embeddings: what is looked up.
-        dense: the head.
+        precise: the head, in its precision.
         catalog: None for a head that scores rows.
         objective: the loss.
     """
 
-    def __init__(self, embeddings: EmbeddingLayer, dense: Dense, catalog: Catalog | None, objective: Objective) -> None:
+    def __init__(
+        self, embeddings: EmbeddingLayer, precise: Precise, catalog: Catalog | None, objective: Objective
+    ) -> None:
         super().__init__()
-        self.embeddings, self.dense, self.catalog, self.objective = embeddings, dense, catalog, objective
+        self.embeddings, self.precise, self.catalog, self.objective = embeddings, precise, catalog, objective
 
     def forward(self, batch: Batch) -> tuple[Tensor, Output]:
         """See `Objective.forward`."""
-        output = self.dense(self.embeddings(batch))
+        output = self.precise(self.embeddings(batch))
         scores = output if self.catalog is None else self.catalog(output.vectors)
         return self.objective(output, scores, batch)
 
     def scores(self, batch: Batch) -> Scores:
         """Scores of the rows, [B], or of each row against the whole catalog; called by all processes."""
-        output = self.dense(self.embeddings(batch))
+        output = self.precise(self.embeddings(batch))
         return with_prediction(output, output if self.catalog is None else self.catalog(output.vectors))

@@ -158,7 +158,7 @@ class Resharding:
 
 def _saved_name(name: str, saved: Metadata) -> str:
     """The name under which a tensor was saved: a head had another place in the model before version 0.2."""
-    names = [name, *(name.replace(".dense.head.", f".{place}.head.", 1) for place in ("objective", "encoder"))]
+    names = [name, *(name.replace(".precise.head.", f".{place}.head.", 1) for place in ("objective", "encoder"))]
     return next((one for one in names if one in saved.state_dict_metadata), name)
 
 

@@ -300,7 +300,7 @@ def not_finite(data: Path, folder: Path, action: str) -> Any:
     folder.mkdir(exist_ok=True)
     config = settings(data, on_nonfinite=action, steps=10)
     trainer = Trainer(RunConfig.parse(config), this_process("cpu"), RunFolder(folder))
-    head = trainer.model.module.dense.head
+    head = trainer.model.module.precise.head
     forward = head.forward
 
     def poisoned(inputs: Any) -> torch.Tensor:

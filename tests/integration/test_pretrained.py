@@ -67,7 +67,7 @@ def scores(parts: str, folder: Path, data: Path, pretrained: tuple[str, ...]) ->
     start_from(model, pretrained or (str(folder / f"run_{parts}"),), process)
     loader = Loader(dataset, "train", config.data, batch=64, features=("user", "item"), shuffle=False)
     with torch.no_grad():
-        head, embeddings = model.module.dense.head, model.module.embeddings
+        head, embeddings = model.module.precise.head, model.module.embeddings
         return torch.cat([head(embeddings(batch)) for batch in loader.batches(0, loader.steps_per_epoch)])
 
 
@@ -112,7 +112,7 @@ def anchors(config: Path, mf: str) -> list[list[list[float]]]:
     process, run_config = this_process("cpu"), RunConfig.parse(read_toml(config))
     model = build_model(resolve(run_config, Dataset(run_config.data.path).manifest), process)
     start_from(model, (mf,), process)
-    return model.module.dense.head.anchors_FAG.tolist()
+    return model.module.precise.head.anchors_FAG.tolist()
 
 
 def test_rows_of_tables_come_from_all_processes(tmp_path: Path, data: Path) -> None:
