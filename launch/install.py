@@ -30,7 +30,7 @@ UNREACHABLE = "the package index cannot be reached; is there a network, or a pro
 
 
 class InstallError(Exception):
-    """What the user can mend, in one line."""
+    """Something the user can correct, in one line."""
 
 
 def main() -> int:
@@ -183,7 +183,7 @@ def choose_torch(cpu_builds: list[str], wanted: str | None, *, cuda: bool) -> st
 
 
 def _cpu_builds(installer: list[str], index: list[str], wanted: str | None) -> list[str]:
-    """CPU builds of torch that the installer finds without being told where; none if it cannot say."""
+    """CPU builds of torch in the indexes that the installer uses; none if it cannot list them."""
     if installer[0] != "uv":
         command = [*installer, "index", "versions", "torch", *index]
         listed = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -27,7 +27,7 @@ class Finding(NamedTuple):
 
 
 def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, last.")] = False) -> None:
-    """Check the installation: versions that must match, the GPUs, a self-test on two processes; say what to mend.
+    """Check the installation: versions that must match, the GPUs, a self-test on two processes; print fixes.
 
     Exit code 1 if something is wrong.
     """
@@ -66,7 +66,7 @@ def _versions() -> list[Finding]:
 
 
 def check_versions(torch: str | None, torchrec: str | None, fbgemm: dict[str, str]) -> list[Finding]:
-    """Do the versions match, and if not, which command mends it?
+    """Do the versions match, and if not, which command fixes it?
 
     Args:
         torch: version, None if it is not installed.

@@ -30,7 +30,7 @@ def main() -> None:
     if arguments.standalone:
         _meet_on_loopback(arguments)
     if not os.environ.get("DIST_REC_VERBOSE"):
-        # A restart is told of, an end is told by its note.
+        # A restart is logged; the note of a process explains its end.
         level = logging.ERROR if arguments.max_restarts else logging.CRITICAL
         for name in ("torch.distributed.elastic", "torch.distributed.elastic.agent.server.api"):
             logging.getLogger(name).setLevel(level)
@@ -68,7 +68,7 @@ def _launch(arguments: Namespace, folder: Path) -> tuple[str, int]:
 def verdict(notes: list[Note], failures: dict[int, ProcessFailure]) -> tuple[str, int]:
     """The message and exit code that explain why a run of many processes failed.
 
-    Once a process is gone the others fail too, or are told to end: so what the user can mend comes first, then a
+    Once a process is gone the others fail too, or are ended: so a mistake of the user comes first, then a
     process that something killed, then the earliest of the rest.
 
     Args:

@@ -1,4 +1,4 @@
-"""`dist-rec`: one command with sub-commands. What the user can mend is one line on stderr and exit code 2."""
+"""`dist-rec`: one command with sub-commands. A mistake of the user is one line on stderr and exit code 2."""
 
 import os
 import sys

@@ -41,7 +41,7 @@ class Note:
 def complain(message: str, code: int) -> int:
     """Tells the user why this process ends with exit code `code`, and returns that code.
 
-    Under `dist_rec.cli.launch` it leaves a note instead, so that what many processes say is told once.
+    Under `dist_rec.cli.launch` it leaves a note instead, so that what many processes report is printed once.
     """
     named = os.environ.get("RANK", "0")
     rank = int(named) if named.isdecimal() else 0

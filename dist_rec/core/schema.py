@@ -103,7 +103,7 @@ class Manifest(Config):
             raise UserError(f"the data has no split {name!r}; it has {', '.join(self.splits)}")
         return self.splits[name]
 
-    def oddities(self) -> tuple[str, ...]:
+    def warnings(self) -> tuple[str, ...]:
         """What can be trained on, but hardly was meant: one line each."""
         empty = [name for name, table in self.tables.items() if table.rows == 1]
         found = [f"table {name!r} has one row only, that of unknown ids: its features say nothing" for name in empty]

@@ -23,7 +23,7 @@ Result = TypeVar("Result", covariant=True)
 
 
 class Report(Protocol):
-    """Told by a running task what it has done since it last told."""
+    """Called by a running task with what it has done since the last call."""
 
     def __call__(self, work: int, count: int) -> None:
         """Adds to the work done, which is a part of the total, and to the rows (or another unit) it gave."""
@@ -79,7 +79,7 @@ class Workers:
         if self._count > 1:
             preload(self._module)
             context = multiprocessing.get_context("forkserver")
-            with _interrupt_later():  # a process that is forked and not told its work complains
+            with _interrupt_later():  # a process that is forked and gets no work complains
                 for _ in range(self._count):
                     here, there = context.Pipe()
                     self._processes[here] = process = context.Process(target=_work, args=(there,), daemon=True)

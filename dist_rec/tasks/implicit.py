@@ -1,4 +1,4 @@
-"""Implicit feedback: each row is a user and an item that they chose, to be told from items that they did not.
+"""Implicit feedback: each row is a user and an item that they chose, to be distinguished from items that they did not.
 
 Rows become groups (`Batch.groups`) of the chosen item and others: in training negatives that are drawn, in evaluation
 the candidates that the data gives for the row, leave-one-out with 99 of them in He et al. 2017, section 4.1. Row 0 of

@@ -20,13 +20,13 @@ log = logging.getLogger(__name__)
 
 
 class Reporter:
-    """Silent on every process but the first; a file that cannot be written is told of once and does not stop the run.
+    """Silent on every process but the first; a file that cannot be written is logged once and does not stop the run.
 
     Args:
         folder: the run's; None keeps silent.
         rows: that training reads in all.
         done: rows read before a resume.
-        step: at which the run begins or goes on; what was told of later steps, before a kill, is taken back.
+        step: at which the run starts or resumes; records of later steps, written before a kill, are removed.
     """
 
     def __init__(self, folder: RunFolder | None, rows: int, done: int, step: int) -> None:

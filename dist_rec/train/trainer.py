@@ -48,8 +48,8 @@ class Trainer:
         self.config, self.process, self.folder = config, process, folder
         self.dataset = Dataset(config.data.path)
         if process.first:
-            for oddity in self.dataset.manifest.oddities():
-                log.warning("%s: %s", self.dataset.path, oddity)
+            for warning in self.dataset.manifest.warnings():
+                log.warning("%s: %s", self.dataset.path, warning)
         if config.data.on_corrupt == "error":
             self.dataset.check_files()
         if config.train.patience and "valid" not in self.dataset.manifest.splits:
@@ -57,7 +57,7 @@ class Trainer:
         spec = resolve(config, self.dataset.manifest)
         self.task = spec.task
         self.train_loader = spec.training_loader(self.dataset, process)
-        # Built before training, so that a split that cannot be scored is told of now.
+        # Built before training, so that a split that cannot be scored is an error now.
         splits = [split for split in self.dataset.manifest.splits if split in ("valid", "test")]
         self.scored = {split: spec.evaluation_loader(self.dataset, split, process) for split in splits}
         self.lengths = Lengths.of(config, self.train_loader.steps_per_epoch, self.train_loader.rows)
@@ -216,9 +216,9 @@ class Trainer:
         }
 
     def _training(self, first: int, rows_before: int) -> dict[str, Any]:
-        """What the result tells of the training from step `first` on."""
+        """The result's report of the training from step `first` on."""
         progress, rows = self.progress, self._trained_rows() - rows_before
-        told = {
+        report = {
             "rows": rows,
             "steps": progress.step - first,
             "rows_per_s": rows / self.clock.seconds["train"] if rows else 0.0,
@@ -226,8 +226,8 @@ class Trainer:
             "skipped_steps": progress.skipped_steps,
             "seconds": {name: round(value, 3) for name, value in self.clock.seconds.items()},
         }
-        # If nothing was left to train, what the run told of its training stays.
-        return told | self.folder.result.get("train", {}) if progress.step == first else told
+        # If nothing was left to train, the earlier report of the training stays.
+        return report | self.folder.result.get("train", {}) if progress.step == first else report
 
     def _trained_rows(self) -> int:
         return self.lengths.rows_until(self.progress.step) - self.progress.skipped_rows

@@ -25,8 +25,8 @@ def manifest(rows: int = 5, **split: int) -> Manifest:
         (manifest(positives=10), ("the label is 1 in all 10 training rows",)),
     ],
 )
-def test_oddities(odd: Manifest, said: tuple[str, ...]) -> None:
-    assert odd.oddities() == said
+def test_warnings(odd: Manifest, said: tuple[str, ...]) -> None:
+    assert odd.warnings() == said
 
 
 def test_a_column_of_a_table_that_is_not_listed() -> None:

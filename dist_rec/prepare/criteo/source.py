@@ -97,7 +97,7 @@ class Criteo(SplitSource[CriteoTransform]):
 
     def remarks(self, manifest: Manifest, written: Sequence[Written]) -> Iterator[str]:
         """A warning for everything that says nothing."""
-        yield from manifest.oddities()
+        yield from manifest.warnings()
         of_train = [of.positive_I for of in written if isinstance(of, Encoded) and of.split == "train"]
         if of_train:
             void_I = ~np.any(of_train, axis=0)

@@ -22,7 +22,7 @@ def choose(
         test_N: which of them are for the test already.
         min_rating: the lowest rating that stays.
         min_interactions: how many ratings a user needs to stay.
-        warn: is told of (user, item) that are rated again.
+        warn: is called if a (user, item) is rated again.
 
     Returns:
         Which ratings stay, and how many went, by reason.

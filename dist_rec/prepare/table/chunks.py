@@ -153,7 +153,7 @@ def read_chunks(path: str, source: Source, columns: Mapping[str, str], report: R
         path: of the file.
         source: how it is read.
         columns: to read, and the section of the schema that wants each.
-        report: told bytes and rows.
+        report: called with bytes and rows.
 
     Raises:
         UserError: naming the file, and the line or the column that is wrong.
