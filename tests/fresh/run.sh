@@ -23,10 +23,10 @@ system() {
     [ -e "$CACHE/$1/done" ] && return
     rm -rf "${CACHE:?}/$1"
     mkdir -p "$CACHE/$1"
-    # A release that this debootstrap does not know yet is made as the unstable one is.
+    # A release that this debootstrap does not know yet is made as the unstable one.
     local mirror script=/usr/share/debootstrap/scripts/$1
     [ -e "$script" ] || script=/usr/share/debootstrap/scripts/sid
-    mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' | sort -u | head -n 1)
+    mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' | grep -v security | head -n 1)
     debootstrap --variant=minbase --include=git,make,python3,ca-certificates "$1" "$CACHE/$1" "$mirror" "$script" \
         >"$CACHE/$1.log" 2>&1 ||
         { tail -n 3 "$CACHE/$1.log" && exit 1; }
