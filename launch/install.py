@@ -1,9 +1,11 @@
 """What launch/install.sh does once it has found a Python that fits: makes .venv and installs into it.
 
 Nothing half-made is left behind: an environment that this run began goes away if it fails, and one that a killed run
-left is made anew, as the file `installing` in it tells.
+began is made anew, as the file `installing` in it tells. An environment that was there before is never removed.
 """
 
+import contextlib
+import fcntl
 import importlib.util
 import os
 import platform
@@ -13,6 +15,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
 
@@ -23,9 +26,10 @@ from dist_rec.core import versions  # noqa: E402
 
 ENVIRONMENT = ROOT / ".venv"
 PYTHON = ENVIRONMENT / "bin/python"
+INTERRUPTIONS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 BEGUN, DONE = ENVIRONMENT / "installing", ENVIRONMENT / "installed"
-# Of everything together, measured with torch 2.13 (CPU) and 2.14 (CUDA).
-SIZES = {"CPU": "0.4 GB to download, 1.6 GB on disk", "CUDA": "3.1 GB to download, 7 GB on disk"}
+BACKEND = "--torch-backend"
+OUT_OF_REACH = r"NewConnectionError|NameResolution|ConnectTimeout|SSLError|dns error|error sending|network was disabled"
 UNREACHABLE = "the package index cannot be reached; is there a network, or a proxy or an index to set?"
 
 
@@ -35,33 +39,59 @@ class InstallError(Exception):
 
 def main() -> int:
     """Makes or brings up to date the environment; returns the exit code."""
-    signal.signal(signal.SIGTERM, _interrupt)
-    signal.signal(signal.SIGHUP, _interrupt)
+    for number in INTERRUPTIONS:
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, _interrupt)
     began, fresh = time.monotonic(), False
     try:
         cuda, wanted = _accelerator() == "cuda", _wanted_torch()
-        fresh = _prepare_folder()
-        _install(_installer(fresh), cuda, wanted)
-    except (InstallError, KeyboardInterrupt) as error:
-        _clean_up(fresh, interrupted=isinstance(error, KeyboardInterrupt))
-        print(f"error: {error}" if str(error) else "interrupted", file=sys.stderr)
-        return 2 if str(error) else 130
-    BEGUN.unlink()
-    DONE.touch()
+        with _alone():
+            try:
+                fresh = _prepare_folder()
+                _install(_installer(fresh), cuda, wanted)
+                BEGUN.unlink(missing_ok=True)
+                DONE.touch()
+            except BaseException:
+                if fresh:
+                    shutil.rmtree(ENVIRONMENT, ignore_errors=True)
+                raise
+    except (InstallError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
     print(f"installed in {time.monotonic() - began:.0f} s")
     return 0
 
 
 def _interrupt(*_: object) -> NoReturn:
+    for number in INTERRUPTIONS:  # A second one would interrupt the cleaning up.
+        signal.signal(number, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 
-def _prepare_folder() -> bool:
-    """Looks at what is there of an environment; returns True if a new one is to be made."""
+@contextlib.contextmanager
+def _alone() -> Iterator[None]:
+    """One installation at a time; what a killed one has left running counts, since children inherit the lock."""
     if not os.access(ROOT, os.W_OK):
         raise InstallError(f"{ROOT} cannot be written to; make a copy of it where you can write")
-    packages = ENVIRONMENT.glob("lib/python*/site-packages/*")
-    if not ENVIRONMENT.exists() or BEGUN.exists() or not any(packages):
+    with (ROOT / ".venv.lock").open("w") as lock:
+        os.set_inheritable(lock.fileno(), True)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InstallError("another installation into .venv is running or ending; try again then") from None
+        except OSError:
+            pass  # A file system without locks.
+        yield
+
+
+def _prepare_folder() -> bool:
+    """Looks at what is there of an environment; returns True if a new one has been begun."""
+    if ENVIRONMENT.is_symlink() or (ENVIRONMENT.exists() and not ENVIRONMENT.is_dir()):
+        raise InstallError(f"{ENVIRONMENT} is no folder of its own; remove it")
+    if not ENVIRONMENT.exists() or BEGUN.exists() or _is_bare():
         return _begin()
     command = [PYTHON, "-c", "import sys; print(*sys.version_info[:2], sep='.')"]
     try:
@@ -75,6 +105,13 @@ def _prepare_folder() -> bool:
     return _begin()  # An installation of ours whose Python has been taken away.
 
 
+def _is_bare() -> bool:
+    """Whether there is nothing but what a failed `python -m venv` leaves."""
+    known = {"bin", "include", "lib", "lib64", "pyvenv.cfg", ".gitignore"}
+    packages = next(ENVIRONMENT.glob("lib/python*/site-packages/*"), None)
+    return packages is None and {path.name for path in ENVIRONMENT.iterdir()} <= known
+
+
 def _begin() -> bool:
     shutil.rmtree(ENVIRONMENT, ignore_errors=True)
     ENVIRONMENT.mkdir(exist_ok=True)
@@ -82,18 +119,10 @@ def _begin() -> bool:
     return True
 
 
-def _clean_up(fresh: bool, interrupted: bool) -> None:
-    if fresh:
-        shutil.rmtree(ENVIRONMENT, ignore_errors=True)
-    elif not interrupted:  # The installer has put back what it had begun to replace.
-        BEGUN.unlink(missing_ok=True)
-
-
 def _installer(fresh: bool) -> list[str]:
     """Makes the environment if need be; returns the command that installs into it."""
     if fresh:
         _run([*_maker(), str(ENVIRONMENT)], "the environment could not be made")
-    BEGUN.touch()
     if next(ENVIRONMENT.glob("lib/python*/site-packages/pip"), None):
         return [str(PYTHON), "-m", "pip", "--disable-pip-version-check"]
     if shutil.which("uv"):
@@ -103,15 +132,17 @@ def _installer(fresh: bool) -> list[str]:
 
 def _maker() -> list[str]:
     """The command that makes an environment with this Python, from what the machine has."""
+    # An activated environment, which may be the one that is made anew, is no base of another one.
+    python = getattr(sys, "_base_executable", sys.executable)
     if importlib.util.find_spec("ensurepip"):  # Debian splits it off, and with it what makes venv work.
-        return [sys.executable, "-m", "venv"]
+        return [python, "-m", "venv"]
     if shutil.which("uv"):
-        return ["uv", "venv", "--quiet", "--allow-existing", "--python", sys.executable]
+        return ["uv", "venv", "--quiet", "--allow-existing", "--python", python]
     if importlib.util.find_spec("virtualenv"):
-        return [sys.executable, "-m", "virtualenv", "--quiet"]
+        return [python, "-m", "virtualenv", "--quiet"]
     if shutil.which("virtualenv"):
-        return ["virtualenv", "--quiet", "--python", sys.executable]
-    raise InstallError(f"{sys.executable} has no venv module: {_venv_package()}, or install uv")
+        return ["virtualenv", "--quiet", "--python", python]
+    raise InstallError(f"{python} has no venv module: {_venv_package()}, or install uv")
 
 
 def _venv_package() -> str:
@@ -127,15 +158,14 @@ def _venv_package() -> str:
 
 
 def _install(installer: list[str], cuda: bool, wanted: str | None) -> None:
-    index = ["--index-url", os.environ["TORCH_INDEX"]] if os.environ.get("TORCH_INDEX") else []
+    index = _torch_index(installer, cuda)
     builds = [] if cuda else _cpu_builds(installer, index, wanted)
     torch = choose_torch(builds, wanted, cuda=cuda)
     matched, fbgemm = versions.matched(torch), "fbgemm-gpu" if cuda else "fbgemm-gpu-cpu"
-    build = "CPU" if "+cpu" in torch else "CUDA"
-    print(f"installing torch {torch} ({build} build), torchrec {matched}, {fbgemm} {matched} into .venv")
-    print(f"for Python {platform.python_version()}; {SIZES[build]}", flush=True)
-    if build == "CUDA" and not cuda and not index:
-        print("no index with a CPU build of torch is set; TORCH_INDEX=URL takes torch from one (0.2 GB)", flush=True)
+    print(f"Python {platform.python_version()}: torch {torch}, torchrec {matched}, {fbgemm} {matched} into .venv")
+    print(_what_is_downloaded(cuda, cpu_build=bool(builds)), flush=True)
+    if not builds and BACKEND in index:
+        index = []
     _pip(installer, [*index, f"torch=={torch}"])
     # torchrec names the CUDA build of FBGEMM as a dependency, which would overwrite the CPU build: so --no-deps.
     others = ("tensordict", "torchmetrics==1.0.3", "pyre-extensions", "iopath", "setuptools")
@@ -144,14 +174,37 @@ def _install(installer: list[str], cuda: bool, wanted: str | None) -> None:
     _pip(installer, ["--editable", ".[test]"])
 
 
+def _torch_index(installer: list[str], cuda: bool) -> list[str]:
+    """Arguments that say where torch comes from, if it is not where all else does."""
+    if os.environ.get("TORCH_INDEX"):
+        return ["--index-url", os.environ["TORCH_INDEX"]]
+    # uv knows an index of CPU builds, which may be out of reach.
+    return [BACKEND, "cpu"] if installer[0] == "uv" and not cuda else []
+
+
+def _what_is_downloaded(cuda: bool, cpu_build: bool) -> str:
+    """The build of torch, how large everything is, and how to choose the other one."""
+    if cpu_build:
+        return "the CPU build of torch: 0.4 GB to download, 1.6 GB on disk; ACCELERATOR=cuda takes the CUDA build"
+    if os.environ.get("TORCH_INDEX"):
+        return f"torch as TORCH_INDEX={os.environ['TORCH_INDEX']} has it"
+    sizes = "the CUDA build of torch: 3.1 GB to download, 7 GB on disk"
+    if cuda:
+        return f"{sizes}; ACCELERATOR=cpu takes the CPU build, if an index has it"
+    return f"{sizes}; no index with a CPU build (0.4 GB) is set: TORCH_INDEX=URL takes torch from one"
+
+
 def _accelerator() -> str:
     chosen = os.environ.get("ACCELERATOR")
     if chosen not in (None, "", "cuda", "cpu"):
         raise InstallError(f"ACCELERATOR={chosen}: it is cuda or cpu")
     if chosen:
         return chosen
-    gpus = shutil.which("nvidia-smi") and subprocess.run(["nvidia-smi", "-L"], capture_output=True, check=False)
-    return "cuda" if gpus and gpus.returncode == 0 else "cpu"
+    try:
+        gpus = subprocess.run(["nvidia-smi", "-L"], capture_output=True, check=False, timeout=30)
+    except (OSError, subprocess.TimeoutExpired):
+        return "cpu"
+    return "cuda" if gpus.returncode == 0 else "cpu"
 
 
 def _wanted_torch() -> str | None:
@@ -183,17 +236,22 @@ def choose_torch(cpu_builds: list[str], wanted: str | None, *, cuda: bool) -> st
 
 
 def _cpu_builds(installer: list[str], index: list[str], wanted: str | None) -> list[str]:
-    """CPU builds of torch in the indexes that the installer uses; none if it cannot list them."""
-    if installer[0] != "uv":
-        command = [*installer, "index", "versions", "torch", *index]
-        listed = subprocess.run(command, capture_output=True, text=True, check=False)
-        if reason(listed.stderr) == UNREACHABLE:
-            raise InstallError(UNREACHABLE)
-        return re.findall(r"\d[\d.]*\+cpu", listed.stdout)
-    requirement = f"torch=={choose_torch([], wanted, cuda=False)}"
-    command = ["uv", "pip", "install", "--dry-run", "--no-deps", "--torch-backend", "cpu", requirement]
-    tried = subprocess.run(command, capture_output=True, text=True, env=_environment(), check=False)
-    return re.findall(r"torch==(\S+\+cpu)", tried.stderr)
+    """CPU builds of torch in the indexes that the installer uses.
+
+    Raises:
+        InstallError: if they cannot be reached, or have no torch at all.
+    """
+    if installer[0] == "uv":
+        requirement = f"torch=={choose_torch([], wanted, cuda=False)}"
+        command = ["uv", "pip", "install", "--dry-run", "--no-deps", *index, requirement]
+        tried = subprocess.run(command, capture_output=True, text=True, env=_environment(), check=False)
+        return re.findall(r"torch==(\S+\+cpu)", tried.stderr)
+    command = [*installer, "index", "versions", "torch", *index]
+    listed = subprocess.run(command, capture_output=True, text=True, check=False)
+    if listed.returncode and (reason(listed.stderr) == UNREACHABLE or "No matching distribution" in listed.stderr):
+        where = os.environ.get("TORCH_INDEX")
+        raise InstallError(f"TORCH_INDEX={where} cannot be reached, or has no torch" if where else UNREACHABLE)
+    return re.findall(r"\d[\d.]*\+cpu", listed.stdout)
 
 
 def _pip(installer: list[str], packages: list[str]) -> None:
@@ -208,25 +266,35 @@ def _environment() -> dict[str, str]:
 def _run(command: list[str], failed: str) -> None:
     """Runs a command whose standard error is shown only if it fails, and of that the line that says why."""
     with subprocess.Popen(
-        command, stderr=subprocess.PIPE, text=True, cwd=ROOT, env=_environment(), start_new_session=True
+        command,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env=_environment(),
+        start_new_session=True,
+        close_fds=False,
     ) as process:
         try:
             _, said = process.communicate()
         except KeyboardInterrupt:
-            # Its children, too: they would go on writing into what is about to be removed.
-            os.killpg(process.pid, signal.SIGINT)
-            try:
-                process.communicate(timeout=5)
-            finally:
-                os.killpg(process.pid, signal.SIGKILL)
+            _interrupt_group(process)
             raise
     if process.returncode:
         raise InstallError(f"{failed}: {reason(said)}")
 
 
+def _interrupt_group(process: subprocess.Popen[str]) -> None:
+    """Ends a command with its children, which would go on writing into what is about to be removed."""
+    with contextlib.suppress(ProcessLookupError, subprocess.TimeoutExpired):
+        os.killpg(process.pid, signal.SIGINT)
+        process.communicate(timeout=5)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+
+
 def reason(said: str) -> str:
     """Why an installer failed, in one line, from all that it said."""
-    if re.search(r"NewConnectionError|NameResolutionError|ConnectTimeout|dns error|error sending request", said):
+    if re.search(OUT_OF_REACH, said):
         return UNREACHABLE
     lines = [line.strip() for line in said.splitlines() if line.strip()]
     errors = [re.sub(r"^(ERROR|error): ", "", line) for line in lines if re.match(r"ERROR: |error: |[×╰]", line)]

@@ -7,7 +7,7 @@
 #   TORCH_INDEX  package index to take torch from, such as one of CPU builds; plain pip brings the CUDA build (gigabytes)
 # This part is POSIX shell, so that it can say what is missing on any machine; launch/install.py does the work.
 set -eu
-cd "$(dirname "$0")/.."
+cd "$(dirname "$(readlink -f "$0" || echo "$0")")/.."
 
 fail() {
     echo "error: $*" >&2
@@ -24,7 +24,8 @@ esac
 
 # Free-threaded builds have no wheels of FBGEMM.
 fits='import sys, sysconfig; sys.exit(not (3, 11) <= sys.version_info < (3, 15) or sysconfig.get_config_var("Py_GIL_DISABLED") == 1)'
-for candidate in ${PYTHON:-python3 python3.14 python3.13 python3.12 python3.11}; do
+if [ -n "${PYTHON:-}" ]; then set -- "$PYTHON"; else set -- python3 python3.14 python3.13 python3.12 python3.11; fi
+for candidate; do
     if "$candidate" -c "$fits" >/dev/null 2>&1; then
         exec "$candidate" launch/install.py
     fi

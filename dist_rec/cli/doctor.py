@@ -78,32 +78,41 @@ def check_versions(torch: str | None, torchrec: str | None, fbgemm: dict[str, st
     if minor(torch) not in versions.TORCH:
         known = f"{versions.TORCH[0]} to {versions.TORCH[-1]}"
         fitting = [one for one in versions.TORCH if torchrec and versions.matched(one) == minor(torchrec)]
-        fix = f"{_pip()} install 'torch=={(fitting or versions.TORCH)[-1]}.*', then dist-rec doctor again"
+        torch_of_it = f"'torch=={(fitting or versions.TORCH)[-1]}.*'"
+        fix = f"{_pip('install', torch_of_it)}, then dist-rec doctor again"
         return [Finding(False, f"torch {torch} is not one that this was tested with ({known})", fix)]
     wanted = versions.matched(torch)
     found = [Finding(True, f"torch {torch}")]
     if torchrec is None or minor(torchrec) != wanted:
-        fix = f"{_pip()} install --no-deps 'torchrec=={wanted}.*'"
+        fix = _pip("install", "--no-deps", f"'torchrec=={wanted}.*'")
         found.append(Finding(False, f"torchrec {torchrec or 'is missing'}; torch {torch} wants {wanted}", fix))
     else:
         found.append(Finding(True, f"torchrec {torchrec}"))
-    return [*found, _fbgemm(fbgemm, wanted)]
+    return [*found, _fbgemm(fbgemm, wanted, torch.endswith("+cpu"))]
 
 
-def _fbgemm(installed: dict[str, str], wanted: str) -> Finding:
+def _fbgemm(installed: dict[str, str], wanted: str, cpu_torch: bool) -> Finding:
     if len(installed) > 1:
-        fix = f"{_pip()} uninstall {' '.join(installed)}, then launch/install.sh"
+        fix = f"{_pip('uninstall', *installed)}, then launch/install.sh"
         return Finding(False, f"{' and '.join(installed)} are both installed and overwrite each other", fix)
     if not installed:
         return Finding(False, "FBGEMM is not installed", "launch/install.sh")
     ((name, version),) = installed.items()
     if minor(version) != wanted:
-        return Finding(False, f"{name} {version}; this torch wants {wanted}", f"{_pip()} install '{name}=={wanted}.*'")
+        return Finding(False, f"{name} {version}; this torch wants {wanted}", _pip("install", f"'{name}=={wanted}.*'"))
+    if name == "fbgemm-gpu" and cpu_torch:
+        cpu_build = f"'fbgemm-gpu-cpu=={wanted}.*'"
+        fix = f"{_pip('uninstall', name)}, then {_pip('install', cpu_build)}"
+        return Finding(False, f"{name} is the CUDA build of FBGEMM, and torch is a CPU build", fix)
     return Finding(True, f"{name} {version}")
 
 
-def _pip() -> str:
-    return "pip" if importlib.util.find_spec("pip") else "uv pip"
+def _pip(action: str, *packages: str) -> str:
+    """The command that changes the environment of this Python."""
+    python, words = shlex.quote(sys.executable), " ".join(packages)
+    if importlib.util.find_spec("pip"):
+        return f"{python} -m pip {action} {words}"
+    return f"uv pip {action} --python {python} {words}"
 
 
 def _cuda() -> Finding:
@@ -136,7 +145,9 @@ def _imports() -> Finding:
         return Finding(True, "FBGEMM's operators load and run")
     last = (run.stderr.strip().splitlines() or ["no output"])[-1]
     return Finding(
-        False, f"FBGEMM does not load: {last}", f"{_pip()} uninstall fbgemm-gpu fbgemm-gpu-cpu, then launch/install.sh"
+        False,
+        f"FBGEMM does not load: {last}",
+        f"{_pip('uninstall', 'fbgemm-gpu', 'fbgemm-gpu-cpu')}, then launch/install.sh",
     )
 
 

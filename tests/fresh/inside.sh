@@ -15,7 +15,8 @@ seconds() {
 }
 
 add_venv() {
-    apt-get -qq update >/dev/null
+    # A copy of the archive may be older than its signature is valid.
+    apt-get -qq -o Acquire::Check-Valid-Until=false update >/dev/null
     apt-get -qq install --yes --no-install-recommends python3-venv >/dev/null 2>&1
 }
 

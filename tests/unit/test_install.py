@@ -1,5 +1,6 @@
 """The installer: which torch it takes, and what it leaves behind when it fails."""
 
+import contextlib
 import importlib.util
 import os
 import shutil
@@ -7,6 +8,8 @@ import signal
 import socket
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -99,18 +102,64 @@ def test_wrong_settings(checkout: Path, environment: dict[str, str], said: str) 
     assert fails(checkout, **environment) == said
 
 
-def test_an_interrupted_install_leaves_nothing_and_a_killed_one_is_made_anew(checkout: Path) -> None:
+@contextlib.contextmanager
+def started(checkout: Path) -> Iterator[subprocess.Popen[str]]:
+    """An installer that has made the environment and waits for an index that never answers."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.settimeout(60)
-        silent = {"PIP_INDEX_URL": f"http://127.0.0.1:{server.getsockname()[1]}/simple", "PIP_TIMEOUT": "100"}
-        for number, code in ((signal.SIGTERM, 130), (signal.SIGKILL, -signal.SIGKILL)):
-            process = start(checkout, **silent)
-            connection, _ = server.accept()  # The environment is there, and pip asks for packages.
+        url = f"http://127.0.0.1:{server.getsockname()[1]}/simple"
+        process = start(checkout, PIP_INDEX_URL=url, PIP_TIMEOUT="100")
+        with server.accept()[0]:
+            yield process
+
+
+def test_an_interrupted_install_leaves_nothing_and_a_killed_one_is_made_anew(checkout: Path) -> None:
+    for number, code in ((signal.SIGTERM, 130), (signal.SIGKILL, -signal.SIGKILL)):
+        with started(checkout) as process:
             process.send_signal(number)
             assert process.wait(timeout=20) == code
             assert (checkout / ".venv").exists() == (number == signal.SIGKILL)
-            connection.close()
-    assert fails(checkout) == f"error: {install.UNREACHABLE}"
+    # What the killed one had started ends by itself, and until then the folder is its own.
+    while True:
+        process = start(checkout)
+        _, err = process.communicate(timeout=60)
+        assert process.returncode == 2 and len(err.splitlines()) == 1, err
+        if "another installation into .venv is running or ending" not in err:
+            break
+        time.sleep(0.5)
+    assert err == f"error: {install.UNREACHABLE}\n" and not (checkout / ".venv").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_a_working_environment_is_never_removed(checkout: Path, number: signal.Signals) -> None:
+    subprocess.run([sys.executable, "-m", "venv", checkout / ".venv"], check=True)
+    (package,) = (checkout / ".venv").glob("lib/python*/site-packages")
+    (package / "mine.py").touch()
+    with started(checkout) as process:
+        second = start(checkout)
+        _, err = second.communicate(timeout=60)
+        assert second.returncode == 2 and "another installation into .venv is running or ending" in err
+        process.send_signal(number)
+        process.wait(timeout=20)
+    assert (package / "mine.py").exists() and not (checkout / ".venv/installing").exists()
+
+
+@pytest.mark.parametrize("kind", ["file", "symlink"])
+def test_what_is_no_environment_is_refused(checkout: Path, kind: str) -> None:
+    venv = checkout / ".venv"
+    if kind == "file":
+        venv.touch()
+    else:
+        venv.symlink_to("nowhere")
+    process = start(checkout)
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (2, f"error: {venv} is no folder of its own; remove it\n")
+
+
+def test_a_python_whose_path_has_a_space(checkout: Path) -> None:
+    python = checkout / "my python"
+    python.symlink_to(sys.executable)
+    assert fails(checkout, PYTHON=str(python)) == f"error: {install.UNREACHABLE}"
 
 
 def test_an_environment_of_the_users_own_is_not_taken_away(checkout: Path) -> None:

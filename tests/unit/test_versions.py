@@ -20,7 +20,7 @@ def test_four_places_name_the_same_pythons() -> None:
     script = (ROOT / "launch/install.sh").read_text()
     assert set(re.findall(r"3\.\d+ to 3\.\d+", script)) == {f"{first} to {last}"}
     assert f"({first.replace('.', ', ')}) <= sys.version_info < (3, {int(last.split('.')[1]) + 1})" in script
-    assert set(re.findall(r"python(3\.\d+)", script.split("for candidate")[1])) == set(versions.PYTHON)
+    assert set(re.findall(r"python(3\.\d+)", script.split("set -- python3 ")[1])) == set(versions.PYTHON)
     assert f"Python {first} to {last}" in (ROOT / "README.md").read_text()
 
 
@@ -47,6 +47,7 @@ def test_torchrec_and_fbgemm_follow_from_torch() -> None:
         ("2.14.1", "1.9.2", {"fbgemm-gpu-cpu": "1.8.0"}, "install 'fbgemm-gpu-cpu==1.9.*'"),
         ("2.14.1+cu130", "1.9.2", {"fbgemm-gpu": "1.9.0", "fbgemm-gpu-cpu": "1.9.0"}, "uninstall fbgemm-gpu fbgemm"),
         ("2.13.0+cpu", "1.8.0", {}, "launch/install.sh"),
+        ("2.13.0+cpu", "1.8.0", {"fbgemm-gpu": "1.8.0"}, "install 'fbgemm-gpu-cpu==1.8.*'"),
     ],
 )
 def test_the_doctor_names_the_mend(torch: str | None, torchrec: str | None, fbgemm: dict[str, str], mend: str) -> None:
