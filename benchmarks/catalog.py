@@ -26,7 +26,7 @@ from dist_rec.embedding.catalog_losses import cross_entropy
 from dist_rec.embedding.layer import EmbeddingLayer
 from dist_rec.embedding.ranking import top_k
 from dist_rec.embedding.sharded_tensors import parts
-from dist_rec.embedding.sharding import Cluster, shard
+from dist_rec.embedding.sharding import shard
 from dist_rec.embedding.tables import EmbeddingConfig, EmbeddingTable
 from dist_rec.train.state import state_of
 
@@ -74,8 +74,7 @@ def main() -> None:
         model = Softmax(arguments)
         model.tower.to(process.device)
         table, weight_DD = model.catalog.table, model.tower.weight.detach().clone()
-        cluster = Cluster(process.world, process.local_world, process.device)
-        sharded = shard(model, model.layer, (), cluster, SEED)
+        sharded = shard(model, model.layer, (), process, SEED)
         if process.first:
             print(f"{process.world} on {process.device}, {threads} threads each, load {load:.1f}; {vars(arguments)}")
             print(f"table and optimizer state of a process: {held(sharded) / 2**20:,.0f} MiB")

@@ -23,7 +23,7 @@ from dist_rec.core.process import Process, process_group, this_process
 from dist_rec.core.schema import Column, Manifest, Table
 from dist_rec.embedding.layer import EmbeddingLayer
 from dist_rec.embedding.row_optimizer import RowOptimizer
-from dist_rec.embedding.sharding import Cluster, shard
+from dist_rec.embedding.sharding import shard
 from dist_rec.embedding.tables import EmbeddingConfig, embedding_tables
 
 TABLES = 26
@@ -83,7 +83,7 @@ def stepper(
     lookups = (Lookup("factors", names, arguments.dim),)
     tables = embedding_tables(lookups, manifest, config)
     layer = EmbeddingLayer(lookups, tables)
-    model = shard(nn.Sequential(layer), layer, tables, Cluster(1, 1, process.device), seed=0)
+    model = shard(nn.Sequential(layer), layer, tables, process, seed=0)
     optimizer = RowOptimizer(model)
     gradient = torch.randn(arguments.batch, TABLES, arguments.dim, device=process.device)
     endless: Iterator[Batch] = cycle(batches)

@@ -4,10 +4,8 @@ On CPUs the plan is explicit, since TorchRec's planner refuses row-wise sharding
 tables that are left to it ("auto").
 """
 
-from dataclasses import dataclass
 from typing import Any
 
-import torch
 import torch.distributed as dist
 from rich.table import Table as PrintedTable
 from torch import nn
@@ -34,6 +32,7 @@ from torchrec.distributed.types import (
 )
 
 from dist_rec.core.errors import UserError
+from dist_rec.core.process import Process
 from dist_rec.core.table_name import TableName, by_table
 from dist_rec.embedding.catalog import Catalog, CatalogSharder, ShardedCatalog
 from dist_rec.embedding.kernels import fused_optimizer, kernels, table_names
@@ -53,21 +52,11 @@ SHARDERS: list[ModuleSharder[Any]] = [*LOOKUP_SHARDERS, CatalogSharder()]
 PLANNED: tuple[Sharding, ...] = ("table_wise", "row_wise", "column_wise", "table_row_wise", "grid")
 
 
-@dataclass(frozen=True)
-class Cluster:
-    """The processes that share the tables."""
-
-    world: int
-    local_world: int
-    """Processes on this node."""
-    device: torch.device
-
-
 def shard(
     model: nn.Module,
     layer: EmbeddingLayer,
     tables: tuple[EmbeddingTable, ...],
-    cluster: Cluster,
+    process: Process,
     seed: int,
 ) -> DistributedModelParallel:
     """Shards the tables of `layer` and the catalogs of `model`, and wraps the rest of the model in DDP.
@@ -76,23 +65,23 @@ def shard(
         model: the whole model; its dense parameters are on the device, tables and catalogs on meta.
         layer: its embedding layer.
         tables: what the layer was built from.
-        cluster: the processes.
+        process: this one.
         seed: of the initial weights.
 
     Raises:
         UserError: if a table cannot be sharded as configured.
     """
-    resolved = {table.name: resolve_table(table, cluster.device) for table in tables}
+    resolved = {table.name: resolve_table(table, process.device) for table in tables}
     layer.updates = {name: table.update for name, table in resolved.items()}
     parameters = by_table(layer.named_parameters())
     for name, (table, _, update) in resolved.items():
         if not isinstance(update, Replicated):
             update_class, arguments = fused_optimizer(table, update)
             apply_optimizer_in_backward(update_class, [parameters[name]], arguments)
-    plan = _plan(model, resolved, cluster)
+    plan = _plan(model, resolved, process)
     # Alone, DDP would copy gradients to its buckets and back for nobody.
     sharded = DistributedModelParallel(
-        model, device=cluster.device, plan=plan, sharders=SHARDERS, init_data_parallel=cluster.world > 1
+        model, device=process.device, plan=plan, sharders=SHARDERS, init_data_parallel=process.world > 1
     )
     for name, weights in by_table(sharded.state_dict().items()).items():
         for part in parts(weights):
@@ -111,10 +100,10 @@ def _tie(catalog: ShardedCatalog, model: nn.Module) -> None:
                 catalog.tie(rows)
 
 
-def _plan(model: nn.Module, tables: dict[TableName, ResolvedTable], cluster: Cluster) -> ShardingPlan:
+def _plan(model: nn.Module, tables: dict[TableName, ResolvedTable], process: Process) -> ShardingPlan:
     is_open = any(table.sharding == "auto" for table in tables.values())
-    plan = _planned(model, tables, cluster) if is_open else ShardingPlan({})
-    owners = place(tuple(table for table, *_ in tables.values()), cluster.world)
+    plan = _planned(model, tables, process) if is_open else ShardingPlan({})
+    owners = place(tuple(table for table, *_ in tables.values()), process.world)
     sharders = {sharder.module_type: sharder for sharder in SHARDERS}
     for path, module in model.named_modules():
         if path in plan.plan or (sharder := sharders.get(type(module))) is None:
@@ -123,9 +112,9 @@ def _plan(model: nn.Module, tables: dict[TableName, ResolvedTable], cluster: Clu
             generators = {str(module.table.name): row_wise(compute_kernel="dense")}
         else:
             names = sorted(by_table(module.named_parameters()), key=str)
-            generators = {str(name): _generator(tables[name], owners[name], cluster) for name in names}
+            generators = {str(name): _generator(tables[name], owners[name], process) for name in names}
         plan.plan[path] = construct_module_sharding_plan(
-            module, generators, sharder, cluster.local_world, cluster.world, cluster.device.type
+            module, generators, sharder, process.local_world, process.world, process.device.type
         )
     return plan
 
@@ -146,17 +135,17 @@ def place(tables: tuple[EmbeddingTable, ...], world: int) -> dict[TableName, int
     return owners
 
 
-def _generator(resolved: ResolvedTable, owner: int, cluster: Cluster) -> ParameterShardingGenerator:
+def _generator(resolved: ResolvedTable, owner: int, process: Process) -> ParameterShardingGenerator:
     table = resolved.table
-    node, nodes = owner // cluster.local_world, cluster.world // cluster.local_world
+    node, nodes = owner // process.local_world, process.world // process.local_world
     match resolved.sharding:
         case "table_wise":
             return table_wise(rank=owner, compute_kernel="fused")
         case "row_wise":
             return row_wise(compute_kernel="fused")
         case "column_wise":
-            parts = column_parts(table.padded_dim, cluster.world)
-            return column_wise([(owner + part) % cluster.world for part in range(parts)], compute_kernel="fused")
+            parts = column_parts(table.padded_dim, process.world)
+            return column_wise([(owner + part) % process.world for part in range(parts)], compute_kernel="fused")
         case "table_row_wise":
             return table_row_wise(host_index=node)
         case "grid":
@@ -174,7 +163,7 @@ def column_parts(columns: int, most: int) -> int:
     return max(parts for parts in range(1, most + 1) if columns % (parts * DIM_MULTIPLE) == 0)
 
 
-def _planned(model: nn.Module, tables: dict[TableName, ResolvedTable], cluster: Cluster) -> ShardingPlan:
+def _planned(model: nn.Module, tables: dict[TableName, ResolvedTable], process: Process) -> ShardingPlan:
     constraints = {}
     for name, table in tables.items():
         # Replicas have optimizers of their own, so they are chosen before there is a plan.
@@ -185,7 +174,7 @@ def _planned(model: nn.Module, tables: dict[TableName, ResolvedTable], cluster: 
             compute_kernels=["fused"] if isinstance(table.update, Rows) else None,
         )
     topology = Topology(
-        world_size=cluster.world, local_world_size=cluster.local_world, compute_device=cluster.device.type
+        world_size=process.world, local_world_size=process.local_world, compute_device=process.device.type
     )
     planner = EmbeddingShardingPlanner(topology=topology, constraints=constraints)
     assert dist.group.WORLD is not None

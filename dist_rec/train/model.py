@@ -15,7 +15,7 @@ from dist_rec.core.table_name import TableName
 from dist_rec.embedding.catalog import build_catalog
 from dist_rec.embedding.layer import EmbeddingLayer, embedding_layer
 from dist_rec.embedding.row_optimizer import RowOptimizer
-from dist_rec.embedding.sharding import Cluster, shard
+from dist_rec.embedding.sharding import shard
 from dist_rec.embedding.updates import Replicated
 from dist_rec.train.config import OptimizerConfig, RunConfig
 from dist_rec.train.recommender import Objective, Precise, Recommender
@@ -31,8 +31,7 @@ def build_model(spec: Spec, process: Process) -> DistributedModelParallel:
     embeddings = EmbeddingLayer(spec.lookups, spec.tables)
     precise = Precise(head, config.train.precision, process.device)
     model = Recommender(embeddings, precise, catalog, Objective(spec.task))
-    cluster = Cluster(process.world, process.local_world, process.device)
-    return shard(model, model.embeddings, spec.tables, cluster, config.seed)
+    return shard(model, model.embeddings, spec.tables, process, config.seed)
 
 
 def build_optimizer(config: RunConfig, model: DistributedModelParallel) -> CombinedOptimizer:

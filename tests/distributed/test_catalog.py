@@ -41,7 +41,7 @@ from dist_rec.embedding.layer import EmbeddingLayer
 from dist_rec.embedding.ranking import places, top_k
 from dist_rec.embedding.row_optimizer import RowOptimizer
 from dist_rec.embedding.scores import CatalogScores, TableShard
-from dist_rec.embedding.sharding import Cluster, shard
+from dist_rec.embedding.sharding import shard
 from dist_rec.embedding.tables import EmbeddingConfig, embedding_tables
 from dist_rec.train.pipeline import SequentialPipeline
 from dist_rec.train.state import state_of
@@ -113,7 +113,7 @@ def build(config: EmbeddingConfig, rows: int = ROWS) -> tuple[DistributedModelPa
     process = this_process("cpu")
     torch.manual_seed(1)
     model = Model(config, rows)
-    model = shard(model, model.layer, (), Cluster(process.world, process.local_world, process.device), seed=7)
+    model = shard(model, model.layer, (), process, seed=7)
     dense = dict(in_backward_optimizer_filter(model.named_parameters()))
     assert set(dense) == {"tower.weight", "tower.bias"}
     sgd = KeyedOptimizerWrapper(dense, lambda parameters: torch.optim.SGD(parameters, lr=LR))
@@ -434,8 +434,7 @@ def pick(config: EmbeddingConfig, tied: bool, pipelined: bool) -> dict[str, Tens
     process = this_process("cpu")
     torch.manual_seed(1)
     model = Picker(config, tied)
-    cluster = Cluster(process.world, process.local_world, process.device)
-    sharded = shard(model, model.embeddings, model.tables, cluster, seed=7)
+    sharded = shard(model, model.embeddings, model.tables, process, seed=7)
     dense = dict(in_backward_optimizer_filter(sharded.named_parameters()))
     sgd = KeyedOptimizerWrapper(dense, lambda parameters: torch.optim.SGD(parameters, lr=LR))
     optimizer = CombinedOptimizer([sharded.fused_optimizer, RowOptimizer(sharded), sgd])
