@@ -15,8 +15,7 @@ from multiprocessing.process import BaseProcess
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar
 
-from tqdm import tqdm
-
+from dist_rec.core.bar import tqdm
 from dist_rec.core.errors import UserError
 
 Result = TypeVar("Result", covariant=True)

@@ -11,8 +11,8 @@ from types import TracebackType
 from typing import Self
 
 from torch.utils.tensorboard import SummaryWriter
-from tqdm import tqdm
 
+from dist_rec.core.bar import tqdm
 from dist_rec.core.log import shown, to_json
 from dist_rec.train.run_folder import RunFolder
 
