@@ -24,6 +24,8 @@ def quiet_libraries() -> None:
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     for name in ("torch.fx._symbolic_trace", "torchrec"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    # FBGEMM 1.7 does not find itself in its own table of versions.
+    logging.getLogger().addFilter(lambda record: "_fbgemm_torch_compat_table" not in str(record.msg))
 
 
 @dataclass(frozen=True)
