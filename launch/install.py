@@ -168,7 +168,7 @@ def _install(installer: list[str], cuda: bool, wanted: str | None) -> None:
         index = []
     _pip(installer, [*index, f"torch=={torch}"])
     # torchrec names the CUDA build of FBGEMM as a dependency, which would overwrite the CPU build: so --no-deps.
-    others = ("tensordict", "torchmetrics==1.0.3", "pyre-extensions", "iopath", "setuptools>=77")
+    others = ("tensordict", "torchmetrics==1.0.3", "pyre-extensions", "iopath", "setuptools>=77,<82")
     _pip(installer, [f"{fbgemm}=={matched}.*", *others])
     _pip(installer, ["--no-deps", f"torchrec=={matched}.*"])
     _pip(installer, ["--editable", ".[test]"])
