@@ -68,7 +68,7 @@ troubles() {
     fi
     add_venv
     fails "no network" unshare --net make setup
-    fails "interrupted" timeout --signal INT --foreground 25 make setup
+    fails "interrupted" timeout --signal TERM 25 make setup
     works "after all of these"
 }
 
