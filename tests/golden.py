@@ -100,7 +100,7 @@ def work(listed: list[dict[str, Any]], ports: list[int]) -> None:
 
 def train_all(folder: Path, world: int, only: str) -> dict[str, Any]:
     """Trains on so many processes; the numbers of each run."""
-    listed = [job for job in jobs(folder, world) if only in job["run"]]
+    listed = [job for job in jobs(folder, world) if only in Path(job["run"]).name]
     ports = free_ports(2 * len(listed))
     processes = []
     for rank in range(world):
@@ -137,7 +137,8 @@ def numbers(run: Path) -> dict[str, Any]:
     (last,) = (run / "checkpoints").glob(f"step_*{STEPS}")
     dcp_to_torch_save(last, run / "state.pt")
     hashes = dict(tensor_hashes(run / "state.pt"))
-    shutil.rmtree(run / "checkpoints" if run.name.split("-")[0] not in STARTS_FROM.values() else run / "none", True)
+    if run.name.split("-")[0] not in STARTS_FROM.values():
+        shutil.rmtree(run / "checkpoints")
     return {"lines": kept, "valid": result.get("valid"), "test": result.get("test"), "tensors": hashes}
 
 

@@ -52,7 +52,7 @@ class Batch(Pipelineable):
     groups: Groups | None = None
     """With them a row of the data is scored G times."""
     step: int = 0
-    """Global step, from 0."""
+    """In training the global step, in evaluation that of the split; from 0."""
 
     @property
     def rows(self) -> int:

@@ -12,7 +12,7 @@ import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, NamedTuple, Protocol, TypeAlias
+from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias
 
 from torch import Tensor, nn
 
@@ -89,7 +89,7 @@ class Inputs:
     sequences: dict[str, dict[str, Sequence]] = field(default_factory=dict)
     """For each lookup without pooling, its features' sequences."""
     step: int = 0
-    """Global step, from 0; 0 in evaluation."""
+    """In training the global step, from 0."""
 
     def double(self) -> "Inputs":
         """The same in float64."""
@@ -143,19 +143,6 @@ class Head(nn.Module, ABC):
                     raise UserError(f"the pre-trained {name} is {shapes}; give both the same sizes")
             own |= {name: value for name, value in state.items() if name in own}
         self.load_state_dict(own)
-
-
-class Scores(Protocol):
-    """Scores of B queries against every row of a catalog; no process holds them all.
-
-    Every method is called by all processes; see `dist_rec.embedding.scores.CatalogScores`.
-    """
-
-    def __len__(self) -> int:
-        """B."""
-
-    def of_pairs(self, ids: Ids) -> Tensor:
-        """Scores of the rows that are named for each query, [V]."""
 
 
 class Query(NamedTuple):

@@ -30,7 +30,7 @@ def collate(slices: Sequence[Slice], layout: Layout, padded: int, scale: float, 
         layout: the columns, in order.
         padded: rows of the id features, P (see `Batch.ids`).
         scale: see `Batch.scale`.
-        step: the global one.
+        step: see `Batch.step`.
     """
     num_dense = len(layout.dense)
     # Few calls on whole batches: each gives way to the thread that reads, and then waits for it.
