@@ -187,7 +187,7 @@ def _what_is_downloaded(cuda: bool, cpu_build: bool) -> str:
     if cpu_build:
         return "the CPU build of torch: 0.4 GB to download, 1.6 GB on disk; ACCELERATOR=cuda takes the CUDA build"
     if os.environ.get("TORCH_INDEX"):
-        return f"torch as TORCH_INDEX={os.environ['TORCH_INDEX']} has it"
+        return "torch as the index TORCH_INDEX has it"  # Not its URL, which may hold a password.
     sizes = "the CUDA build of torch: 3.1 GB to download, 7 GB on disk"
     if cuda:
         return f"{sizes}; ACCELERATOR=cpu takes the CPU build, if an index has it"
@@ -249,8 +249,8 @@ def _cpu_builds(installer: list[str], index: list[str], wanted: str | None) -> l
     command = [*installer, "index", "versions", "torch", *index]
     listed = subprocess.run(command, capture_output=True, text=True, check=False)
     if listed.returncode and (reason(listed.stderr) == UNREACHABLE or "No matching distribution" in listed.stderr):
-        where = os.environ.get("TORCH_INDEX")
-        raise InstallError(f"TORCH_INDEX={where} cannot be reached, or has no torch" if where else UNREACHABLE)
+        of_user = "the index TORCH_INDEX cannot be reached, or has no torch"
+        raise InstallError(of_user if os.environ.get("TORCH_INDEX") else UNREACHABLE)
     return re.findall(r"\d[\d.]*\+cpu", listed.stdout)
 
 

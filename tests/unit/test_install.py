@@ -82,6 +82,11 @@ def test_no_network(checkout: Path) -> None:
     assert fails(checkout) == f"error: {install.UNREACHABLE}"
 
 
+def test_an_index_of_torch_that_is_not_there_is_named_without_its_password(checkout: Path) -> None:
+    said = fails(checkout, TORCH_INDEX="http://me:secret@127.0.0.1:9/simple")
+    assert said == "error: the index TORCH_INDEX cannot be reached, or has no torch"
+
+
 def test_no_venv_module(checkout: Path, tmp_path: Path) -> None:
     hidden = tmp_path / "hidden"
     hidden.mkdir()
