@@ -10,12 +10,14 @@ from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import xxhash
+from numpy.typing import NDArray
 
 from dist_rec.core.errors import UserError
 from dist_rec.core.schema import MANIFEST, Block, Column, Manifest, Shard
@@ -33,6 +35,11 @@ def arrow_schema(columns: tuple[Column, ...]) -> pa.Schema:
     """The Arrow schema of shards with these columns (see `Column.kind`)."""
     weight_lists = {column.weights for column in columns if column.weights}
     return pa.schema([(column.name, _arrow_type(column, column.name in weight_lists)) for column in columns])
+
+
+def lists(values: NDArray[Any], lengths_N: NDArray[np.integer]) -> pa.ListArray:
+    """A bag or sequence for each row, from the values of all of them end to end."""
+    return pa.ListArray.from_arrays(np.concatenate(([0], lengths_N.cumsum())).astype(np.int32), values)
 
 
 def _arrow_type(column: Column, jagged: bool) -> pa.DataType:

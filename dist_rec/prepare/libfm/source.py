@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from dist_rec.core.errors import UserError
 from dist_rec.core.schema import Column
-from dist_rec.data.shards import arrow_schema, checksum
+from dist_rec.data.shards import arrow_schema, checksum, lists
 from dist_rec.data.workers import Report, Workers
 from dist_rec.prepare.libfm.lines import Rows, read_rows
 from dist_rec.prepare.splits import SplitSource, SplitWriter, Transform, Written
@@ -156,9 +156,8 @@ class EncodeFile:
         if not self.transform.weighted and (rows.value_V != 1).any():
             row = int(np.searchsorted(np.cumsum(rows.length_N), (rows.value_V != 1).argmax(), side="right"))
             raise UserError(f"{rows.place.of(row)} has a value that is not 1, which the earlier files had alone")
-        offsets = pa.array(np.concatenate(([0], np.cumsum(rows.length_N))).astype(np.int32))
-        lists = [_ids(rows.index_V, vocabularies[0])] + ([rows.value_V] if self.transform.weighted else [])
-        return [pa.ListArray.from_arrays(offsets, pa.array(values)) for values in lists]
+        values = [_ids(rows.index_V, vocabularies[0])] + ([rows.value_V] if self.transform.weighted else [])
+        return [lists(values_V, rows.length_N) for values_V in values]
 
 
 def _clicks(rows: Rows) -> NDArray[np.float32]:

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from dist_rec.core.errors import UserError
 from dist_rec.data.negatives import Negatives
 from dist_rec.data.seen import sorted_pairs
+from dist_rec.data.shards import lists
 from dist_rec.prepare.lines import cut, read_lines
 from dist_rec.prepare.ratings.ids import Encoded
-from dist_rec.prepare.ratings.layout import lists
 from dist_rec.prepare.ratings.lines import Ratings
 from dist_rec.prepare.ratings.split import TEST, TRAIN, VALID, LeaveOneOut
 

@@ -3,13 +3,14 @@
 Shapes: N ratings, R rows.
 """
 
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from dist_rec.core.schema import Column
+from dist_rec.data.shards import lists
 from dist_rec.prepare.ratings.ids import Encoded, Ids
 from dist_rec.prepare.ratings.split import Mask
 
@@ -76,11 +77,6 @@ def bags(encoded: Encoded, part: int, layout: Layout, levels: tuple[float, ...] 
             place = np.searchsorted(levels, encoded.label_N[index]).clip(max=len(levels) - 1)
             table[f"{name}_level"] = lists((member_N[index] * len(levels) + place).astype(np.int32), lengths_R)
     return pa.table(table)
-
-
-def lists(values: NDArray[Any], lengths_R: NDArray[np.integer]) -> pa.ListArray:
-    """A list for each row, from the values of all lists end to end."""
-    return pa.ListArray.from_arrays(np.concatenate(([0], lengths_R.cumsum())).astype(np.int32), values)
 
 
 def _group(owner_N: Ids, among_N: Mask, owners_R: Ids, owners: int) -> tuple[NDArray[np.integer], NDArray[np.int64]]:

@@ -13,7 +13,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from dist_rec.core.errors import UserError
-from dist_rec.data.shards import arrow_schema
+from dist_rec.data.shards import arrow_schema, lists
 from dist_rec.data.workers import Report
 from dist_rec.prepare.splits import SplitWriter, Written
 from dist_rec.prepare.table.chunks import Chunk, read_chunks
@@ -96,9 +96,6 @@ def _encode(chunk: Chunk, transform: TableTransform, lookups: Mapping[str, Vocab
         columns.append(pa.array(_float32(chunk, name, number_N)))
     for name, _, feature in schema.ids:
         text, length_N = tokens_of(chunk, schema, name, feature)
-        ids = pa.array(lookups[name](text))
-        if length_N is not None:
-            offsets = pa.array(np.concatenate(([0], np.cumsum(length_N))).astype(np.int32))
-            ids = pa.ListArray.from_arrays(offsets, ids)
-        columns.append(ids)
+        ids_V = lookups[name](text)
+        columns.append(pa.array(ids_V) if length_N is None else lists(ids_V, length_N))
     return pa.Table.from_arrays(columns, schema=arrow_schema(schema.columns))
