@@ -28,4 +28,6 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
     ],
     "wide_deep": [{}, {"parts": "wide"}, {"parts": "deep"}, {"wide": ["user", "tags"], "deep": ["item"]}],
 }
-CASES = [(name, settings) for name in head_names() for settings in SETTINGS.get(name, [{}])]
+SEQUENCES = ("gru4rec", "hrnn", "caser", "sasrec", "hstu")
+"""Heads of sessions, whose tests are `tests.distributed.test_sequence_heads`."""
+CASES = [(name, settings) for name in head_names() if name not in SEQUENCES for settings in SETTINGS.get(name, [{}])]

@@ -14,7 +14,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 from torchrec.streamable import Pipelineable
 
 from dist_rec.core.errors import UserError
-from dist_rec.core.head import Ids
+from dist_rec.core.head import Ids, Lanes
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,10 @@ class Batch(Pipelineable):
     the mean over the global batch, however unevenly its rows are dealt."""
     groups: Groups | None = None
     """With them a row of the data is scored G times."""
+    lanes: Lanes | None = None
+    """For a recurrent head, the lanes of the rows."""
+    samples: Tensor | None = None
+    """Sampled rows of the catalog, the same on all processes, int64 [S]."""
     step: int = 0
     """In training the global step, in evaluation that of the split; from 0."""
 
@@ -81,6 +85,9 @@ class Batch(Pipelineable):
         self._map(lambda value: value.record_stream(stream))
 
     def _map(self, function: Callable[[Any], Any]) -> Self:
-        names = [field.name for field in fields(self) if field.name not in ("groups", "step")]
+        names = [field.name for field in fields(self) if field.name not in ("groups", "lanes", "samples", "step")]
         groups = self.groups and Groups(function(self.groups.present), function(self.groups.known))
-        return replace(self, groups=groups, **{name: function(getattr(self, name)) for name in names})
+        lanes = self.lanes and Lanes(*map(function, self.lanes))
+        samples = None if self.samples is None else function(self.samples)
+        mapped = {name: function(getattr(self, name)) for name in names}
+        return replace(self, groups=groups, lanes=lanes, samples=samples, **mapped)

@@ -11,7 +11,7 @@ import importlib
 import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias
 
 from torch import Tensor, nn
@@ -78,6 +78,20 @@ class Sequence(NamedTuple):
     """int32 [B]."""
 
 
+class Lanes(NamedTuple):
+    """Events that lie side by side in a batch, one of each of B lanes.
+
+    A lane reads one unit of data after the other, a session or a user, an event a step.
+    """
+
+    number: Tensor
+    """int64 [B], among the lanes of this process."""
+    starts_session: Tensor
+    """bool [B], where the event is the first of its session."""
+    starts_unit: Tensor
+    """bool [B], where it is the first of its unit: the lane's state is zero there."""
+
+
 @dataclass
 class Inputs:
     """What a head's forward sees."""
@@ -90,6 +104,12 @@ class Inputs:
     """For each lookup without pooling, its features' sequences."""
     step: int = 0
     """In training the global step, from 0."""
+    num_targets: Tensor | None = None
+    """For the head of a catalog: how many targets each row has, int [B]; None where they are not known."""
+    lanes: Lanes | None = None
+    """For a recurrent head, the lanes of the rows."""
+    state: Tensor | None = None
+    """And what the head left there in the step before, float32 [B, S]."""
 
     def double(self) -> "Inputs":
         """The same in float64."""
@@ -98,7 +118,8 @@ class Inputs:
             name: {key: Sequence(x.values.double(), x.lengths) for key, x in features.items()}
             for name, features in self.sequences.items()
         }
-        return Inputs(self.dense.double(), pooled, sequences, self.step)
+        state = None if self.state is None else self.state.double()
+        return replace(self, dense=self.dense.double(), pooled=pooled, sequences=sequences, state=state)
 
 
 class Head(nn.Module, ABC):
@@ -156,6 +177,10 @@ class Query(NamedTuple):
     """(scores, ids) → predictions of the named rows in the unit of their weights, [V]; None: their scores."""
     loss: Callable[[Any, Ids], Tensor] | None = None
     """(scores, targets) → the loss of each query, [B]; None: the task's."""
+    per_target: bool = False
+    """Whether there is a query for each target, in their order, instead of one for each row."""
+    state: Tensor | None = None
+    """[B, S], what a recurrent head leaves in the lanes of its rows."""
 
 
 class CatalogHead(Head):
@@ -169,6 +194,20 @@ class CatalogHead(Head):
     @abstractmethod
     def forward(self, inputs: Inputs) -> Query:
         """The queries."""
+
+
+class RecurrentHead(CatalogHead):
+    """A head that reads sessions event by event: its rows are lanes (`Inputs.lanes`), each with a state of its own."""
+
+    @classmethod
+    @abstractmethod
+    def state_size(cls, config: Any) -> int:
+        """Numbers of a lane's state, S."""
+
+    @classmethod
+    def unit(cls, config: Any) -> str | None:
+        """The categorical column, such as the user, whose consecutive equal rows share a state; None: no rows do."""
+        return None
 
 
 def head_names() -> list[str]:

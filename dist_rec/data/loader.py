@@ -5,7 +5,6 @@ puts batches together ahead of the trainer. The order is `dist_rec.data.order`.
 """
 
 import logging
-import queue
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,6 +19,7 @@ from pydantic import Field
 from dist_rec.core.batch import Batch
 from dist_rec.core.config import Config
 from dist_rec.core.errors import UserError
+from dist_rec.data.ahead import ahead
 from dist_rec.data.collate import Slice, collate
 from dist_rec.data.columns import Block, Jagged, Layout, Rows, decode, join
 from dist_rec.data.order import Int64, Order, most_rows, rows_of, steps_in_epoch, streams_of
@@ -137,32 +137,17 @@ class Loader:
         before, own = (rows_of(samples, mine, streams) for mine in (range(self._streams.start), self._streams))
         return before, own
 
+    def rows_until(self, step: int) -> int:
+        """Rows of the global steps before this one."""
+        epochs, rest = divmod(step, self.steps_per_epoch)
+        return epochs * self.rows + min(rest * self._batch, self.rows)
+
     def batches(self, start: int, stop: int) -> Iterator[Batch]:
         """The batches of the global steps [start, stop), over as many epochs as that is."""
-        ready: queue.Queue[tuple[Batch, int] | BaseException | None] = queue.Queue(self._config.prefetch)
-        closed = threading.Event()
-
-        def produce() -> None:
-            try:
-                for made in self._produce(start, stop, closed):
-                    _put(ready, made, closed)
-                _put(ready, None, closed)
-            except BaseException as error:
-                _put(ready, error, closed)
-
-        thread = threading.Thread(target=produce, name="batches", daemon=True)
-        thread.start()
-        try:
-            while (item := ready.get()) is not None:
-                if isinstance(item, BaseException):
-                    raise item
-                batch, skipped = item
-                # Not where they are found: batches made ahead may never be trained on.
-                self.skipped_rows += skipped
-                yield batch
-        finally:
-            closed.set()
-            thread.join()
+        for batch, skipped in ahead(lambda closed: self._produce(start, stop, closed), self._config.prefetch):
+            # Not where they are found: batches made ahead may never be trained on.
+            self.skipped_rows += skipped
+            yield batch
 
     def _produce(self, start: int, stop: int, closed: threading.Event) -> Iterator[tuple[Batch, int]]:
         with ThreadPoolExecutor(self._config.threads, "windows") as pool:
@@ -269,11 +254,3 @@ def _first_rows(blocks: list) -> np.ndarray:
         first.append(row)
         previous, row = shard, row + rows
     return np.array(first, np.int64)
-
-
-def _put(ready: "queue.Queue", item: object, closed: threading.Event) -> None:
-    while not closed.is_set():
-        try:
-            return ready.put(item, timeout=0.1)
-        except queue.Full:
-            continue

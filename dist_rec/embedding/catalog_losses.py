@@ -67,9 +67,13 @@ def squared_error(scores: CatalogScores, observed: Ids) -> Tensor:
 
 
 def sampled_softmax(
-    target_V: Tensor, sampled_VS: Tensor, same_VS: Tensor, log_q_S: Tensor, target_log_q_V: Tensor | None = None
+    target_V: Tensor,
+    sampled_VS: Tensor,
+    same_VS: Tensor,
+    log_q_S: Tensor | None = None,
+    target_log_q_V: Tensor | None = None,
 ) -> Tensor:
-    """Cross-entropy against samples, with the bias of sampling taken out ("logQ"): [V].
+    """Cross-entropy against samples, with the bias of sampling taken out ("logQ") or not: [V].
 
     A sample stands for 1 / (S q) rows, so log(S q) is taken from its score: Bengio and Senécal 2008, "Adaptive
     Importance Sampling to Accelerate Training of a Neural Probabilistic Language Model"; Yi et al. 2019,
@@ -79,14 +83,15 @@ def sampled_softmax(
         target_V: scores of the targets.
         sampled_VS: scores of the samples, for each target's query.
         same_VS: bool, where a sample is the target itself: left out.
-        log_q_S: log probability of each sample in one draw.
+        log_q_S: log probability of each sample in one draw; None leaves the bias in.
         target_log_q_V: likewise of the targets, to correct them as well; None: they are there for certain.
     """
     samples = math.log(max(1, sampled_VS.shape[1]))
-    corrected_VS = (sampled_VS - log_q_S - samples).masked_fill(same_VS, -torch.inf)
+    if log_q_S is not None:
+        sampled_VS = sampled_VS - log_q_S - samples
     if target_log_q_V is not None:
         target_V = target_V - target_log_q_V - samples
-    return torch.cat([target_V.unsqueeze(1), corrected_VS], dim=1).logsumexp(1) - target_V
+    return functional.softplus(sampled_VS.masked_fill(same_VS, -torch.inf).logsumexp(1) - target_V)
 
 
 def bpr(target_V: Tensor, sampled_VS: Tensor, same_VS: Tensor) -> Tensor:
@@ -107,6 +112,34 @@ def top1(target_V: Tensor, sampled_VS: Tensor, same_VS: Tensor) -> Tensor:
     return _mean_over_samples(loss_VS, same_VS)
 
 
+def bpr_max(target_V: Tensor, sampled_VS: Tensor, same_VS: Tensor, penalty: float) -> Tensor:
+    """-log Σ_j p_j σ(target - sample_j) + λ Σ_j p_j sample_j², where p is the softmax of the samples: Hidasi and
+    Karatzoglou 2018, "Recurrent Neural Networks with Top-k Gains for Session-based Recommendations", equation 8: [V].
+
+    Args: as of `sampled_softmax`; penalty is λ.
+    """
+    log_p_VS = sampled_VS.masked_fill(same_VS, -torch.inf).log_softmax(1)
+    beaten_V = (log_p_VS + functional.logsigmoid(target_V.unsqueeze(1) - sampled_VS)).logsumexp(1)
+    return penalty * (log_p_VS.exp() * sampled_VS.square()).sum(1) - beaten_V
+
+
+def top1_max(target_V: Tensor, sampled_VS: Tensor, same_VS: Tensor) -> Tensor:
+    """Σ_j p_j (σ(sample_j - target) + σ(sample_j²)), p as of `bpr_max`: Hidasi and Karatzoglou 2018, equation 6: [V].
+
+    Args: as of `sampled_softmax`.
+    """
+    p_VS = sampled_VS.masked_fill(same_VS, -torch.inf).softmax(1)
+    return (p_VS * ((sampled_VS - target_V.unsqueeze(1)).sigmoid() + sampled_VS.square().sigmoid())).sum(1)
+
+
+def sampled_logistic(target_V: Tensor, sampled_VS: Tensor, same_VS: Tensor) -> Tensor:
+    """-log σ(target) - mean over samples of log(1 - σ(sample)): Tang and Wang 2018, "Caser", equation 10: [V].
+
+    Args: as of `sampled_softmax`.
+    """
+    return functional.softplus(-target_V) + _mean_over_samples(functional.softplus(sampled_VS), same_VS)
+
+
 def against_samples(scores: CatalogScores, targets: Ids, ids_S: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """What the sampled losses compare.
 
@@ -118,8 +151,14 @@ def against_samples(scores: CatalogScores, targets: Ids, ids_S: Tensor) -> tuple
     Returns:
         Scores of the targets [V] and, for each, of the samples [V, S], and where a sample is the target [V, S].
     """
-    sampled_VS = scores.of_rows(ids_S).index_select(0, scores.query_of(targets))
+    sampled_VS = of_targets(scores.of_rows(ids_S), scores, targets)
     return scores.of_pairs(targets), sampled_VS, targets.values.unsqueeze(1) == ids_S
+
+
+def of_targets(scores_BS: Tensor, scores: CatalogScores, targets: Ids) -> Tensor:
+    """For each target, the scores of its query: [B, S] → [V, S]."""
+    one_each = len(targets.values) == len(scores_BS) and bool((targets.lengths == 1).all())
+    return scores_BS if one_each else scores_BS.index_select(0, scores.query_of(targets))
 
 
 def _mean_over_samples(loss_VS: Tensor, same_VS: Tensor) -> Tensor:

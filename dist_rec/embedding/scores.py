@@ -156,6 +156,8 @@ class CatalogScores:
         self.shard, self.queries_BD = shard, queries_BD
         self.prediction: Callable[[CatalogScores, Ids], Tensor] | None = None
         """The head's rule for `predict`, see `Query`."""
+        self.per_target = False
+        """Whether there is a query for each target; see `Query`."""
 
     def __len__(self) -> int:
         return len(self.queries_BD)

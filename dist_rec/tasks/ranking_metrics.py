@@ -7,6 +7,8 @@ Tied Scores"). A mean place instead would count a tie across the cutoff as a hit
 Shape suffixes: B queries of a batch, V targets of all of them end to end, 2 their first and last place over all orders.
 """
 
+from typing import ClassVar
+
 import torch
 import torch.distributed as dist
 from pydantic import ValidationInfo, field_validator
@@ -15,22 +17,27 @@ from torch import Tensor
 from dist_rec.core.config import Config
 from dist_rec.core.errors import UserError
 
+MEASURES = ("hr", "ndcg", "recall", "precision")
+"""Of a list that is cut off; `RankingMetrics` knows mrr and map as well."""
+
 
 class RankingConfig(Config):
     """Settings of tasks that are judged by ranked lists: `cutoffs`, and `best`, which is one of the metrics at them."""
 
+    measures: ClassVar[tuple[str, ...]] = MEASURES
+
     @field_validator("best", check_fields=False)
     @classmethod
     def _is_computed(cls, best: str, info: ValidationInfo) -> str:
-        known = metric_names(info.data.get("cutoffs", ()))
+        known = metric_names(info.data.get("cutoffs", ()), cls.measures)
         if best not in known:
             raise ValueError(f"with these task.cutoffs it is one of {', '.join(known)}")
         return best
 
 
-def metric_names(cutoffs: tuple[int, ...]) -> list[str]:
+def metric_names(cutoffs: tuple[int, ...], measures: tuple[str, ...] = MEASURES) -> list[str]:
     """The metrics of lists that are cut off there, all of them better the larger they are."""
-    return [*(f"{name}@{k}" for k in cutoffs for name in ("hr", "ndcg", "recall", "precision")), "mrr", "map", "auc"]
+    return [*(f"{name}@{k}" for k in cutoffs for name in measures), "mrr", "map", "auc"]
 
 
 class RankingMetrics:
@@ -39,11 +46,19 @@ class RankingMetrics:
     Args:
         device: of the tensors, on every process, also on one that has no queries.
         cutoffs: lengths of the lists.
+        measures: of each list.
+        capped: whether recall@k is a share of at most k targets, not of all.
     """
 
-    def __init__(self, device: torch.device | str, cutoffs: tuple[int, ...]) -> None:
-        self._cutoffs = cutoffs
-        self._names = ["rows", *metric_names(cutoffs)]
+    def __init__(
+        self,
+        device: torch.device | str,
+        cutoffs: tuple[int, ...],
+        measures: tuple[str, ...] = MEASURES,
+        capped: bool = True,
+    ) -> None:
+        self._cutoffs, self._measures, self._capped = cutoffs, measures, capped
+        self._names = ["rows", *metric_names(cutoffs, measures)]
         self._sums = torch.zeros(len(self._names), dtype=torch.float64, device=device)
 
     def update(self, places_V2: Tensor, targets_B: Tensor, candidates_B: Tensor) -> None:
@@ -68,8 +83,10 @@ class RankingMetrics:
             hr@k: whether one of the targets is among the first k; an upper bound where several of them are tied.
             ndcg@k: Σ 1 / log₂(rank + 2) of targets among the first k, over that of the best order (Järvelin and
                 Kekäläinen 2002).
-            recall@k: share of the targets among the first k, of at most k (Liang et al. 2018, section 4.2).
+            recall@k: share of the targets among the first k, of at most k (Liang et al. 2018, section 4.2) or of all.
             precision@k: targets among the first k, over k.
+            mrr@k: 1 / (rank + 1) of the first target if that is among the first k, else 0.
+            map@k: sum over the targets among the first k of the precision at their rank, over min(k, T).
             mrr: 1 / (rank + 1) of the first target, by the mean of its places.
             map: mean over targets of the precision at its rank, likewise.
             auc: share of the pairs of a target and another candidate that are in the right order (Rendle et al. 2009);
@@ -102,26 +119,37 @@ class RankingMetrics:
             return ranks_V.new_zeros(len(lengths_B)).index_add(0, query_V, values_V)
 
         best_gain_V = 1 / torch.log2(place_V.double() + 2)
+        precision_V = (place_V + 1) / (ranks_V + 1)
         found = [torch.ones_like(ranks_V[starts_B])]
         for k in self._cutoffs:
-            within_V, gain_V = _within(places_V2, k)
-            hits_B = summed(within_V)
-            best_B = summed(best_gain_V * (place_V < k))
-            found += [hits_B.clamp(max=1), summed(gain_V) / best_B]
-            found += [hits_B / lengths_B.clamp(max=k), hits_B / k]
+            within_V, gain_V, reciprocal_V = _within(places_V2, k)
+            hits_B, most_B = summed(within_V), lengths_B.clamp(max=k)
+            at_k = {
+                "hr": hits_B.clamp(max=1),
+                "ndcg": summed(gain_V) / summed(best_gain_V * (place_V < k)),
+                "recall": hits_B / (most_B if self._capped else lengths_B),
+                "precision": hits_B / k,
+                "mrr": reciprocal_V[starts_B],
+                "map": summed(within_V * precision_V) / most_B,
+            }
+            found += [at_k[name] for name in self._measures]
         wrong_B = summed(ranks_V - place_V)
         pairs_B = lengths_B * (candidates_B - lengths_B)
         found.append(1 / (ranks_V[starts_B] + 1))
-        found.append(summed((place_V + 1) / (ranks_V + 1)) / lengths_B)
+        found.append(summed(precision_V) / lengths_B)
         found.append(1 - wrong_B / pairs_B.clamp(min=1))
         return found
 
 
-def _within(places_V2: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """How likely each target is among the first k, and its expected discount there, [V] each."""
-    gains = 1 / torch.log2(torch.arange(2, k + 2, dtype=torch.float64, device=places_V2.device))
-    gains_before = torch.cat([gains.new_zeros(1), gains.cumsum(0)])
+def _within(places_V2: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
+    """How likely each target is among the first k, its expected discount and reciprocal rank there, [V] each."""
+    ranks = torch.arange(1, k + 1, dtype=torch.float64, device=places_V2.device)
     first_V, last_V = places_V2.unbind(1)
     start_V, end_V = (place_V.clamp(max=k).nan_to_num(k).long() for place_V in (first_V, last_V + 1))
     orders_V = last_V - first_V + 1
-    return (end_V - start_V) / orders_V, (gains_before[end_V] - gains_before[start_V]) / orders_V
+
+    def expected(gains: Tensor) -> Tensor:
+        before = torch.cat([gains.new_zeros(1), gains.cumsum(0)])
+        return (before[end_V] - before[start_V]) / orders_V
+
+    return (end_V - start_V) / orders_V, expected(1 / torch.log2(ranks + 1)), expected(1 / ranks)

@@ -49,7 +49,7 @@ class TopN(task.Task):
     def evidence(self, scores: CatalogScores, batch: Batch) -> task.Evidence:
         """Places of the targets, [V, 2], how many there are for each query and among how many items, [B] each."""
         targets, seen = self.targets(batch), batch.column(self.config.seen)
-        return evidence_of(places(scores, targets, exclude=_and_row_0(seen)), targets, seen, scores.table_rows)
+        return evidence_of(places(scores, targets, exclude=and_row_0(seen)), targets, seen, scores.table_rows)
 
     def metrics(self, device: torch.device) -> RankingMetrics:
         """Hit rate, NDCG, recall and precision at the cutoffs; MRR, MAP and AUC."""
@@ -82,7 +82,7 @@ def _count_row_0(ids: Ids) -> Tensor:
     return torch.zeros_like(ids.lengths).index_add(0, _query_of(ids), (ids.values == 0).to(ids.lengths.dtype))
 
 
-def _and_row_0(ids: Ids) -> Ids:
+def and_row_0(ids: Ids) -> Ids:
     """The ids of each query, and 0 after them."""
     query_V = _query_of(ids)
     values = ids.values.new_zeros(len(query_V) + len(ids.lengths))

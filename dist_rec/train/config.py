@@ -11,12 +11,13 @@ from dist_rec.data.loader import LoaderConfig
 from dist_rec.embedding.tables import EmbeddingConfig
 from dist_rec.tasks.click import Click
 from dist_rec.tasks.implicit import Implicit
+from dist_rec.tasks.next_item import NextItem
 from dist_rec.tasks.rating import Rating
 from dist_rec.tasks.task import Task
 from dist_rec.tasks.top_n import TopN
 from dist_rec.train.schedule import ScheduleConfig
 
-TASKS: tuple[type[Task], ...] = (Click, Rating, Implicit, TopN)
+TASKS: tuple[type[Task], ...] = (Click, Rating, Implicit, TopN, NextItem)
 HOW_NOT_WHAT = (
     "data.path",
     "data.threads",
@@ -49,7 +50,7 @@ class TrainConfig(Config):
     """How long and how."""
 
     batch: int = Field(2048, gt=0)
-    """Rows of a global batch, dealt to all processes."""
+    """Rows of a global batch, dealt to all processes; of a recurrent head, its lanes."""
     epochs: int = Field(1, gt=0)
     """Passes over the training split."""
     steps: int | None = Field(None, gt=0)
@@ -95,7 +96,9 @@ class RunConfig(Config):
 
     seed: int = Field(0, ge=0, lt=1 << 63)
     """Of initial weights, order of rows and dropout."""
-    task: Click.Config | Rating.Config | Implicit.Config | TopN.Config = Field(Click.Config(), discriminator="name")
+    task: Click.Config | Rating.Config | Implicit.Config | TopN.Config | NextItem.Config = Field(
+        Click.Config(), discriminator="name"
+    )
     """What is predicted; its `name`, and its own keys."""
     data: LoaderConfig
     """Where the rows come from."""

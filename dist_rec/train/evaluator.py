@@ -4,12 +4,15 @@ import torch
 from torchrec.distributed import DistributedModelParallel
 
 from dist_rec.core.process import Process
+from dist_rec.data.lanes import LaneLoader
 from dist_rec.data.loader import Loader
 from dist_rec.tasks.task import Task
 
 
 @torch.no_grad()
-def evaluate(model: DistributedModelParallel, loader: Loader, task: Task, process: Process) -> dict[str, float]:
+def evaluate(
+    model: DistributedModelParallel, loader: Loader | LaneLoader, task: Task, process: Process
+) -> dict[str, float]:
     """Scores every row of the loader's split once.
 
     Args:

@@ -10,6 +10,7 @@ from torchrec.optim.clipping import GradientClipping, GradientClippingOptimizer
 from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizer, KeyedOptimizerWrapper
 from torchrec.optim.optimizers import in_backward_optimizer_filter
 
+from dist_rec.core.head import RecurrentHead
 from dist_rec.core.process import Process
 from dist_rec.core.table_name import TableName
 from dist_rec.embedding.catalog import build_catalog
@@ -18,6 +19,7 @@ from dist_rec.embedding.row_optimizer import RowOptimizer
 from dist_rec.embedding.sharding import shard
 from dist_rec.embedding.updates import Replicated
 from dist_rec.train.config import OptimizerConfig, RunConfig
+from dist_rec.train.lane_state import LaneState
 from dist_rec.train.recommender import Objective, Precise, Recommender
 from dist_rec.train.spec import Spec
 
@@ -29,9 +31,18 @@ def build_model(spec: Spec, process: Process) -> DistributedModelParallel:
     head = spec.build_head().to(process.device)
     catalog = None if spec.catalog is None else build_catalog(spec.catalog, spec.manifest, config.embedding)
     embeddings = EmbeddingLayer(spec.lookups, spec.tables)
-    precise = Precise(head, config.train.precision, process.device)
+    targets = None if spec.catalog is None else spec.catalog.feature
+    precise = Precise(head, config.train.precision, process.device, targets, _lane_state(spec, process))
     model = Recommender(embeddings, precise, catalog, Objective(spec.task))
     return shard(model, model.embeddings, spec.tables, process, config.seed)
+
+
+def _lane_state(spec: Spec, process: Process) -> LaneState | None:
+    if not issubclass(spec.head_class, RecurrentHead):
+        return None
+    train, size = spec.config.train, spec.head_class.state_size(spec.head_config)
+    dtype = torch.float64 if train.precision == "fp64" else torch.float32
+    return LaneState(train.batch, train.eval_batch, size, process, dtype)
 
 
 def build_optimizer(config: RunConfig, model: DistributedModelParallel) -> CombinedOptimizer:

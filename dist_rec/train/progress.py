@@ -45,23 +45,19 @@ class Lengths:
     """Of the run."""
     epoch: int
     """Of an epoch."""
-    epoch_rows: int
-    """Rows of an epoch."""
-    batch: int
-    """Rows of a global batch; the last one of an epoch may have fewer."""
     evaluate_every: int
     save_every: int
     patience: int | None
     """Evaluations without a better score that end the run; None: no number does."""
 
     @classmethod
-    def of(cls, config: RunConfig, epoch: int, epoch_rows: int) -> Self:
-        """The lengths that a config gives on data with so many steps and rows an epoch."""
+    def of(cls, config: RunConfig, epoch: int) -> Self:
+        """The lengths that a config gives on data with so many steps an epoch."""
         train = config.train
         evaluate_every = train.evaluate_every or epoch
         save_every = config.checkpoint.every or evaluate_every
         steps = train.steps or train.epochs * epoch
-        return cls(steps, epoch, epoch_rows, train.batch, evaluate_every, save_every, train.patience)
+        return cls(steps, epoch, evaluate_every, save_every, train.patience)
 
     def ended(self, progress: Progress) -> bool:
         """Whether nothing is left to train."""
@@ -75,8 +71,3 @@ class Lengths:
     def evaluates(self, step: int) -> bool:
         """Whether an evaluation falls on a step."""
         return step % self.evaluate_every == 0 or step == self.steps
-
-    def rows_until(self, step: int) -> int:
-        """Rows of the steps before this one."""
-        epochs, rest = divmod(step, self.epoch)
-        return epochs * self.epoch_rows + min(rest * self.batch, self.epoch_rows)

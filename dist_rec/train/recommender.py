@@ -6,6 +6,7 @@ parts, and the loss is made inside of it (DDP takes no part in the backward pass
 Shapes: B rows that are scored, Q rows of the data.
 """
 
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -18,6 +19,7 @@ from dist_rec.embedding.catalog import Catalog
 from dist_rec.embedding.layer import EmbeddingLayer
 from dist_rec.embedding.scores import CatalogScores
 from dist_rec.tasks.task import Scores, Task
+from dist_rec.train.lane_state import LaneState
 
 
 class Output(NamedTuple):
@@ -34,19 +36,37 @@ class Precise(nn.Module):
         head: scores rows, or gives queries for a catalog.
         precision: see `TrainConfig.precision`.
         device: where it computes.
+        targets: the column of the targets, for the head of a catalog.
+        lane_state: of a recurrent head.
     """
 
-    def __init__(self, head: Head, precision: str, device: torch.device) -> None:
+    def __init__(
+        self,
+        head: Head,
+        precision: str,
+        device: torch.device,
+        targets: str | None = None,
+        lane_state: LaneState | None = None,
+    ) -> None:
         super().__init__()
+        self._targets, self.lane_state = targets, lane_state
         self._bf16, self._fp64 = precision == "bf16", precision == "fp64"
         self._device_type = device.type
         self.head = head.double() if self._fp64 else head
 
-    def forward(self, inputs: Inputs) -> Any:
+    def forward(self, inputs: Inputs, batch: Batch) -> Any:
         """What the head makes of the inputs: scores in float32 or float64, or queries."""
+        if self._targets is not None:
+            inputs = replace(inputs, num_targets=batch.column(self._targets).lengths)
+        if self.lane_state is not None:
+            assert batch.lanes is not None
+            inputs = replace(inputs, lanes=batch.lanes, state=self.lane_state.read(batch.lanes))
         with torch.autocast(self._device_type, torch.bfloat16, enabled=self._bf16):
             output = self.head(inputs.double() if self._fp64 else inputs)
         if isinstance(output, Query):
+            if self.lane_state is not None and inputs.lanes is not None:
+                assert output.state is not None
+                self.lane_state.write(inputs.lanes, output.state)
             return output
         if output.shape != (len(inputs.dense),):
             name, rows, shape = type(self.head).__name__, len(inputs.dense), [*output.shape]
@@ -67,7 +87,7 @@ class Objective(nn.Module):
 
     def forward(self, output: Tensor | Query, scores: Scores, batch: Batch) -> tuple[Tensor, Output]:
         """Loss to differentiate, whose mean over processes is that of the global batch, and what is reported of it."""
-        loss_Q = self._loss(output, with_prediction(output, scores), batch)
+        loss_Q = self._loss(output, of_query(output, scores), batch)
         loss = (loss_Q * batch.weights).sum() * batch.scale
         return loss, Output(loss.detach())
 
@@ -79,10 +99,10 @@ class Objective(nn.Module):
         return loss_B if output.penalty is None else loss_B + output.penalty
 
 
-def with_prediction(output: Tensor | Query, scores: Scores) -> Scores:
-    """The scores of a catalog, by the head's rule for predictions if it has one; those of rows as they are."""
+def of_query(output: Tensor | Query, scores: Scores) -> Scores:
+    """The scores of a catalog with what the head says of its queries; those of rows as they are."""
     if isinstance(scores, CatalogScores) and isinstance(output, Query):
-        scores.prediction = output.predict
+        scores.prediction, scores.per_target = output.predict, output.per_target
     return scores
 
 
@@ -104,11 +124,11 @@ class Recommender(nn.Module):
 
     def forward(self, batch: Batch) -> tuple[Tensor, Output]:
         """See `Objective.forward`."""
-        output = self.precise(self.embeddings(batch))
+        output = self.precise(self.embeddings(batch), batch)
         scores = output if self.catalog is None else self.catalog(output.vectors)
         return self.objective(output, scores, batch)
 
     def scores(self, batch: Batch) -> Scores:
         """Scores of the rows, [B], or of each row against the whole catalog; called by all processes."""
-        output = self.precise(self.embeddings(batch))
-        return with_prediction(output, output if self.catalog is None else self.catalog(output.vectors))
+        output = self.precise(self.embeddings(batch), batch)
+        return of_query(output, output if self.catalog is None else self.catalog(output.vectors))

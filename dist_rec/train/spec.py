@@ -1,18 +1,20 @@
 """A run, resolved: what a config asks for, held against what the data has."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from dist_rec.core.config import Config
 from dist_rec.core.errors import UserError
-from dist_rec.core.head import Catalog, CatalogHead, Head, Lookup, find_head
+from dist_rec.core.head import Catalog, CatalogHead, Head, Lookup, RecurrentHead, find_head
 from dist_rec.core.process import Process
 from dist_rec.core.schema import Manifest
+from dist_rec.data.lanes import Columns, LaneLoader
 from dist_rec.data.loader import Loader
 from dist_rec.data.shards import Dataset
 from dist_rec.embedding.tables import EmbeddingTable, embedding_tables
-from dist_rec.tasks.task import Task
+from dist_rec.tasks.task import Task, Transform
 from dist_rec.train.config import TASKS, RunConfig
 
 
@@ -43,35 +45,44 @@ class Spec:
             tables += self.manifest.rows_of(self.catalog.feature) * (self.catalog.dim + self.catalog.bias)
         return {"tables": tables, "head": sum(parameter.numel() for parameter in head.parameters())}
 
-    def training_loader(self, dataset: Dataset, process: Process) -> Loader:
+    def training_loader(self, dataset: Dataset, process: Process) -> Loader | LaneLoader:
         """Shuffled batches of the training split, as the task trains on them."""
-        config = self.config
-        return Loader(
-            dataset,
-            "train",
-            config.data,
-            batch=config.train.batch,
-            features=self._features(self.task.training_columns),
-            rank=process.rank,
-            world=process.world,
-            seed=config.seed,
-            transform=self.task.for_training(dataset, config.seed),
-        )
+        transform = self.task.for_training(dataset, self.config.seed)
+        columns = self._features(self.task.training_columns)
+        return self._loader(dataset, "train", process, self.config.train.batch, columns, transform, shuffle=True)
 
-    def evaluation_loader(self, dataset: Dataset, split: str, process: Process) -> Loader:
+    def evaluation_loader(self, dataset: Dataset, split: str, process: Process) -> Loader | LaneLoader:
         """Batches of any split in the order of the files, as the task evaluates them."""
-        return Loader(
-            dataset,
-            split,
-            self.config.data,
-            batch=self.config.train.eval_batch,
-            features=self._features(self.task.evaluation_columns),
-            rank=process.rank,
-            world=process.world,
-            seed=self.config.seed,
-            shuffle=False,
-            transform=self.task.for_evaluation(dataset),
-        )
+        transform = self.task.for_evaluation(dataset)
+        columns = self._features(self.task.evaluation_columns)
+        return self._loader(dataset, split, process, self.config.train.eval_batch, columns, transform, shuffle=False)
+
+    def _loader(
+        self,
+        dataset: Dataset,
+        split: str,
+        process: Process,
+        batch: int,
+        features: tuple[str, ...],
+        transform: Transform | None,
+        shuffle: bool,
+    ) -> Loader | LaneLoader:
+        config = self.config
+        place: dict[str, Any] = {"rank": process.rank, "world": process.world, "seed": config.seed}
+        how: dict[str, Any] = {"shuffle": shuffle, "transform": transform, **place}
+        if not issubclass(self.head_class, RecurrentHead):
+            return Loader(dataset, split, config.data, batch=batch, features=features, **how)
+        columns = self._lane_columns(features)
+        if columns.unit is not None:
+            features = tuple(dict.fromkeys([*features, columns.unit]))
+        return LaneLoader(dataset, split, config.data, lanes=batch, features=features, columns=columns, **how)
+
+    def _lane_columns(self, features: tuple[str, ...]) -> Columns:
+        assert self.catalog is not None
+        assert issubclass(self.head_class, RecurrentHead)
+        sequences = [name for name in features if self.manifest.column(name).kind == "sequence"]
+        events = tuple(name for name in sequences if name != self.catalog.feature)
+        return Columns(events, self.catalog.feature, self.head_class.unit(self.head_config))
 
     def _features(self, of_task: tuple[str, ...]) -> tuple[str, ...]:
         """The id columns that head and task read."""

@@ -60,7 +60,7 @@ class Trainer:
         # Built before training, so that a split that cannot be scored is an error now.
         splits = [split for split in self.dataset.manifest.splits if split in ("valid", "test")]
         self.scored = {split: spec.evaluation_loader(self.dataset, split, process) for split in splits}
-        self.lengths = Lengths.of(config, self.train_loader.steps_per_epoch, self.train_loader.rows)
+        self.lengths = Lengths.of(config, self.train_loader.steps_per_epoch)
         self.parameters = spec.count_parameters()
         self.model = build_model(spec, process)
         self.optimizer = build_optimizer(config, self.model)
@@ -105,7 +105,7 @@ class Trainer:
             `{"train": {...}, "valid": {...}, "test": {...}}`, also written to `result.json`.
         """
         first, rows_before = self.progress.step, self._trained_rows()
-        steps, rows_until = self.lengths.steps, self.lengths.rows_until
+        steps, rows_until = self.lengths.steps, self.train_loader.rows_until
         interruption, stopped = Interruption(self.process), False
         if not first and self.config.pretrained.runs:
             start_from(self.model, self.config.pretrained.runs, self.process)
@@ -168,8 +168,9 @@ class Trainer:
     def _check_finite(self, step: int, loss: torch.Tensor) -> None:
         if math.isfinite(float(loss)):
             return
-        epoch, batch = divmod(step, self.lengths.epoch)
-        where = f"step {step} (epoch {epoch}, rows {batch * self.lengths.batch:,} and on of its order)"
+        epoch = step // self.lengths.epoch
+        row = self.train_loader.rows_until(step) - epoch * self.train_loader.rows
+        where = f"step {step} (epoch {epoch}, rows {row:,} and on of its order)"
         if self.config.train.on_nonfinite == "error":
             raise UserError(
                 f"the loss is {float(loss)} in {where}: look for bad values in {self.dataset.path}, lower the learning "
@@ -230,7 +231,7 @@ class Trainer:
         return report | self.folder.result.get("train", {}) if progress.step == first else report
 
     def _trained_rows(self) -> int:
-        return self.lengths.rows_until(self.progress.step) - self.progress.skipped_rows
+        return self.train_loader.rows_until(self.progress.step) - self.progress.skipped_rows
 
     def _global_sum(self, value: torch.Tensor | int) -> float:
         total = torch.as_tensor(value, device=self.process.device).clone()

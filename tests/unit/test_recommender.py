@@ -12,7 +12,7 @@ from dist_rec.tasks.implicit import Implicit
 from dist_rec.tasks.rating import Rating
 from dist_rec.tasks.task import Task
 from dist_rec.tasks.top_n import TopN
-from dist_rec.train.recommender import Objective, Precise, with_prediction
+from dist_rec.train.recommender import Objective, Precise, of_query
 from tests.small_head import MANIFEST, SmallHead
 
 
@@ -30,16 +30,16 @@ def build(head: type[Head]) -> Precise:
 @pytest.mark.parametrize("rows", [0, 1, 5])
 def test_a_column_of_scores_is_refused(rows: int) -> None:
     with pytest.raises(UserError, match=rf"head Columns gives scores of shape \[{rows}, 1\] for {rows} rows"):
-        build(Columns)(Inputs(dense=torch.zeros(rows, 2)))
+        build(Columns)(Inputs(dense=torch.zeros(rows, 2)), None)  # type: ignore[arg-type]
 
 
 def test_predictions_follow_the_head_s_rule() -> None:
     scores = CatalogScores(TableShard(torch.eye(3), None, 0), torch.eye(3))
     query = Query(torch.eye(3), predict=lambda scores, ids: 7 * torch.ones(2))
-    assert with_prediction(query, scores) is scores
+    assert of_query(query, scores) is scores
     assert isinstance(scores, CatalogScores) and scores.predict(None).tolist() == [7, 7]  # type: ignore[arg-type]
     rows_B = torch.randn(4)
-    assert with_prediction(rows_B, rows_B) is rows_B
+    assert of_query(rows_B, rows_B) is rows_B
 
 
 def test_the_loss_is_the_task_s_and_the_head_s_penalty_or_the_head_s_own() -> None:

@@ -16,7 +16,7 @@ from dist_rec.train.config import RunConfig
 from dist_rec.train.progress import Lengths, Progress, judge
 
 PERIODS = st.integers(1, 9)
-LENGTHS = st.builds(Lengths, PERIODS, PERIODS, st.integers(1, 50), PERIODS, PERIODS, PERIODS, st.none() | PERIODS)
+LENGTHS = st.builds(Lengths, PERIODS, PERIODS, PERIODS, PERIODS, st.none() | PERIODS)
 
 
 def judged(scores: list[float], better: object) -> list[Progress]:
@@ -39,7 +39,7 @@ def test_the_first_of_equal_scores_is_the_best() -> None:
 
 
 def test_patience_is_over_after_so_many_evaluations_without_a_better_score() -> None:
-    lengths = Lengths(100, 10, 100, 10, 10, 10, 2)
+    lengths = Lengths(100, 10, 10, 10, 2)
     ended = [lengths.ended(progress) for progress in judged([0.5, 0.4, 0.6, 0.6, 0.5], operator.gt)]
     assert ended == [False, False, False, False, True]
     assert not replace(lengths, patience=None).ended(Progress(99, evaluations_since_best=1000))
@@ -58,17 +58,12 @@ def test_segments_end_where_an_evaluation_or_a_checkpoint_falls(lengths: Lengths
     assert [s for s in steps if lengths.evaluates(s)] == [s for s in ends if s % every[0] == 0 or s == lengths.steps]
 
 
-def test_rows_of_partial_batches_and_several_epochs() -> None:
-    lengths = Lengths(7, 3, 25, 10, 3, 3, None)
-    assert [lengths.rows_until(step) for step in range(8)] == [0, 10, 20, 25, 35, 45, 50, 60]
-
-
 def test_lengths_that_are_not_set() -> None:
     config = RunConfig.parse({"data": {"path": "x"}, "head": {"name": "lr"}, "train": {"epochs": 3, "batch": 5}})
-    assert Lengths.of(config, 4, 18) == Lengths(12, 4, 18, 5, 4, 4, None)
+    assert Lengths.of(config, 4) == Lengths(12, 4, 4, 4, None)
     settings = {"train": {"steps": 9, "evaluate_every": 2, "patience": 1}, "checkpoint": {"every": 3}}
     config = RunConfig.parse({"data": {"path": "x"}, "head": {"name": "lr"}, **settings})
-    assert Lengths.of(config, 4, 18) == Lengths(9, 4, 18, 2048, 2, 3, 1)
+    assert Lengths.of(config, 4) == Lengths(9, 4, 2, 3, 1)
 
 
 def test_labels_that_are_no_clicks_are_refused() -> None:

@@ -1,0 +1,64 @@
+"""Heads of sessions on several processes: one model, one loss, and hidden states that follow their lanes."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.distributed.test_resume import losses, train, train_until
+from tests.processes import run_distributed
+from tests.small_sessions import wandering, write_sessions
+
+USERS, ITEMS, STEPS = 12, 40, 20
+HEADS = {"gru4rec": {"layers": 2, "embedding": "shared", "input": "discounted", "embedding_dropout": 0.1}}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    splits = {"train": wandering(0, 60, USERS, ITEMS), "valid": wandering(1, 40, USERS, ITEMS)}
+    return write_sessions(tmp_path_factory.mktemp("sessions"), splits, USERS, ITEMS)
+
+
+def settings(data: Path, head: str) -> dict[str, Any]:
+    every = {"log_every": 1, "evaluate_every": 7}
+    return {
+        "task": {"name": "next_item", "samples": 8, "logq": True, "cutoffs": [5], "best": "recall@5"},
+        "data": {"path": str(data)},
+        "head": {"name": head, "hidden": 12, **HEADS[head]},
+        "embedding": {"optimizer": "adagrad", "lr": 0.05},
+        "train": {
+            "precision": "fp64",
+            "batch": 10,
+            "eval_batch": 7,
+            "steps": STEPS,
+            "log_every": 1,
+            "evaluate_every": 7,
+        },
+        "checkpoint": {"every": 7, "keep": 10},
+    }
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_one_loss_on_any_number_of_processes(head: str, data: Path, tmp_path: Path) -> None:
+    expected, *others = (
+        run_distributed(train, world, settings(data, head), tmp_path / str(world))[0][0] for world in (1, 2, 4)
+    )
+    alone = losses(tmp_path / "1")
+    assert min(alone.values()) < alone[1] - 0.1
+    for world, result in zip((2, 4), others, strict=True):
+        assert losses(tmp_path / str(world)) == pytest.approx(alone, rel=1e-6)
+        assert result["valid"] == pytest.approx(expected["valid"], abs=1e-6)
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_goes_on_in_mid_epoch_bit_for_bit_and_on_other_numbers_of_processes(
+    head: str, data: Path, tmp_path: Path
+) -> None:
+    whole = run_distributed(train, 2, settings(data, head), tmp_path / "whole")
+    run_distributed(train_until, 2, settings(data, head), tmp_path / "again", 7)
+    again = run_distributed(train, 2, settings(data, head), tmp_path / "again")
+    assert [digest for _, digest in again] == [digest for _, digest in whole]
+    run_distributed(train_until, 1, settings(data, head), tmp_path / "moved", 7)
+    run_distributed(train_until, 3, settings(data, head), tmp_path / "moved", 14)
+    run_distributed(train, 2, settings(data, head), tmp_path / "moved")
+    assert losses(tmp_path / "moved") == pytest.approx(losses(tmp_path / "whole"), rel=1e-6)
