@@ -10,7 +10,7 @@ from tests.processes import run_distributed
 from tests.small_sessions import wandering, write_sessions
 
 USERS, ITEMS, STEPS = 12, 40, 20
-HEADS = {"gru4rec": {"layers": 2, "embedding": "shared", "input": "discounted", "embedding_dropout": 0.1}}
+HEADS = {"gru4rec": {"hidden": 12, "layers": 2, "embedding": "shared", "input": "discounted", "embedding_dropout": 0.1}}
 
 
 @pytest.fixture(scope="module")
@@ -20,11 +20,10 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def settings(data: Path, head: str) -> dict[str, Any]:
-    every = {"log_every": 1, "evaluate_every": 7}
     return {
         "task": {"name": "next_item", "samples": 8, "logq": True, "cutoffs": [5], "best": "recall@5"},
         "data": {"path": str(data)},
-        "head": {"name": head, "hidden": 12, **HEADS[head]},
+        "head": {"name": head, **HEADS[head]},
         "embedding": {"optimizer": "adagrad", "lr": 0.05},
         "train": {
             "precision": "fp64",
