@@ -10,7 +10,10 @@ from tests.processes import run_distributed
 from tests.small_sessions import wandering, write_sessions
 
 USERS, ITEMS, STEPS = 12, 40, 20
-HEADS = {"gru4rec": {"hidden": 12, "layers": 2, "embedding": "shared", "input": "discounted", "embedding_dropout": 0.1}}
+HEADS = {
+    "gru4rec": {"hidden": 12, "layers": 2, "input": "discounted", "embedding_dropout": 0.1},
+    "hrnn": {"hidden": 12, "user_hidden": 6, "variant": "all", "user_dropout": 0.1},
+}
 
 
 @pytest.fixture(scope="module")
