@@ -19,7 +19,13 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from dist_rec.core.collective import Gathered, gather_over_processes, logsumexp_over_processes, sum_over_processes
+from dist_rec.core.collective import (
+    Gathered,
+    alone,
+    gather_over_processes,
+    logsumexp_over_processes,
+    sum_over_processes,
+)
 from dist_rec.core.head import Ids
 from dist_rec.embedding.pairs import QueryRows, score_pairs, sum_rows
 
@@ -91,7 +97,7 @@ class TableShard:
 
     def lookup(self, ids_V: Tensor) -> tuple[Tensor, Tensor]:
         """Weights [V, D] and biases [V, 1] (0 without) of rows that lie in the shard; their gradients are sparse."""
-        rows_V = ids_V - self.start
+        rows_V = ids_V - self.start if self.start else ids_V
         weight_VD = functional.embedding(rows_V, self.weight, sparse=True)
         if self.bias is None:
             return weight_VD, weight_VD.new_zeros(len(rows_V), 1)
@@ -208,6 +214,9 @@ class CatalogScores:
         Args:
             ids_S: rows of the table, the same on all processes; may repeat.
         """
+        if alone():
+            weight_SD, bias_S1 = self.shard.lookup(ids_S)
+            return torch.addmm(bias_S1.t(), self.queries_BD, weight_SD.t())
         (here_U,) = self.shard.holds(ids_S).nonzero(as_tuple=True)
         row_UE = torch.cat(self.shard.lookup(ids_S[here_U]), dim=1)
         row_SE = sum_over_processes(row_UE.new_zeros(len(ids_S), row_UE.shape[1]).index_copy(0, here_U, row_UE))

@@ -75,7 +75,9 @@ class NextItem(task.Task):
             return None
         count_I = load_counts(dataset)
         samples = Samples(count_I, self.config.alpha, seed)
-        self._drawn_I, self._share_I = samples.probability_I, count_I / count_I.sum()
+        self._drawn_I, self._share_I = (
+            torch.from_numpy(share_I).float() for share_I in (samples.probability_I, count_I / count_I.sum())
+        )
 
         def with_samples(batch: Batch, step: int) -> Batch:
             batch.samples = torch.from_numpy(samples.draw(step, self.config.samples))
@@ -89,15 +91,16 @@ class NextItem(task.Task):
 
     def loss(self, scores: CatalogScores, batch: Batch) -> Tensor:
         """The loss of each row's targets, [B], such that its mean over the rows is that over all targets."""
-        targets = self._of_queries(self.targets(batch), scores)
+        of_rows = self.targets(batch)
+        targets = _of_queries(of_rows, scores)
         every = gather_over_processes(targets.values)
         if self._is_sampled:
             loss_V = self._against_samples(scores, targets, every, batch.samples)
         else:
             loss_V = scores.over_rows(LOGSUMEXP).index_select(0, scores.query_of(targets)) - scores.of_pairs(targets)
-        row_V = _row_of(self.targets(batch))
         rows = dist.get_world_size() / batch.scale  # of the global batch
-        return loss_V.new_zeros(batch.rows).index_add(0, row_V, loss_V) * (rows / max(1, len(every.rows)))
+        loss_V = loss_V * (rows / max(1, len(every.rows)))
+        return loss_V.new_zeros(batch.rows).index_add(0, _row_of(of_rows), loss_V)
 
     def _against_samples(
         self, scores: CatalogScores, targets: Ids, every: Gathered, samples_S: Tensor | None
@@ -124,8 +127,9 @@ class NextItem(task.Task):
             case "cross_entropy":
                 log_q_S = target_log_q_V = None
                 if self.config.logq:
-                    log_q_I = self._log_probability(len(every.rows) * self.config.in_batch, len(drawn_S))
-                    log_q_S, target_log_q_V = log_q_I[ids_S], log_q_I[targets.values]
+                    log_q_S, target_log_q_V = self._log_probability(
+                        [ids_S, targets.values], len(every.rows) * self.config.in_batch, len(drawn_S)
+                    )
                 return catalog_losses.sampled_softmax(target_V, sampled_VS, same_VS, log_q_S, target_log_q_V)
             case "bpr":
                 return catalog_losses.bpr(target_V, sampled_VS, same_VS)
@@ -138,15 +142,16 @@ class NextItem(task.Task):
             case _:
                 return catalog_losses.sampled_logistic(target_V, sampled_VS, same_VS)
 
-    def _log_probability(self, in_batch: int, drawn: int) -> Tensor:
-        """Logarithm of each item's probability to be a sample, of so many other targets and drawn ones, [I]."""
-        expected_I = in_batch * self._share_I + drawn * self._drawn_I
-        return torch.from_numpy(expected_I / (in_batch + drawn)).clamp(min=TINY).log().float()
+    def _log_probability(self, ids: list[Tensor], in_batch: int, drawn: int) -> list[Tensor]:
+        """Logarithm of items' probability to be a sample, of so many other targets and drawn ones; [S] for ids [S]."""
+        self._share_I, self._drawn_I = (share_I.to(ids[0].device) for share_I in (self._share_I, self._drawn_I))
+        expected = [in_batch * self._share_I[some_S] + drawn * self._drawn_I[some_S] for some_S in ids]
+        return [(some_S / (in_batch + drawn)).clamp(min=TINY).log() for some_S in expected]
 
     def evidence(self, scores: CatalogScores, batch: Batch) -> task.Evidence:
         """Places of the targets, [V, 2], how many there are for each query and among how many items, [Q] each."""
         given = self.targets(batch)
-        targets, seen = self._of_queries(given, scores), Ids(given.values[:0], torch.zeros_like(given.lengths))
+        targets, seen = _of_queries(given, scores), Ids(given.values[:0], torch.zeros_like(given.lengths))
         if self.config.seen is not None:
             seen = batch.column(self.config.seen)
         if scores.per_target:
@@ -161,9 +166,10 @@ class NextItem(task.Task):
     def _is_sampled(self) -> bool:
         return self.config.in_batch or self.config.samples > 0
 
-    @staticmethod
-    def _of_queries(targets: Ids, scores: CatalogScores) -> Ids:
-        return Ids(targets.values, torch.ones_like(targets.values)) if scores.per_target else targets
+
+def _of_queries(targets: Ids, scores: CatalogScores) -> Ids:
+    """The targets of rows as those of queries."""
+    return Ids(targets.values, torch.ones_like(targets.values)) if scores.per_target else targets
 
 
 def _row_of(ids: Ids) -> Tensor:
