@@ -14,7 +14,7 @@ from dist_rec.cli.evaluate import evaluate
 from dist_rec.cli.heads import heads
 from dist_rec.cli.prepare import prepare
 from dist_rec.cli.reproduce import reproduce
-from dist_rec.cli.synthesize import synthesize
+from dist_rec.cli.synthesize import synthesize, synthesize_sessions
 from dist_rec.cli.train import train
 from dist_rec.core.errors import RESUMABLE, Interrupted, UserError
 from dist_rec.core.log import complain, quiet_libraries
@@ -33,7 +33,7 @@ app = typer.Typer(
 app.add_typer(prepare, name="prepare")
 app.add_typer(baseline, name="baseline")
 app.add_typer(bench, name="bench")
-for command in (train, evaluate, reproduce, heads, doctor, synthesize):
+for command in (train, evaluate, reproduce, heads, doctor, synthesize, synthesize_sessions):
     app.command()(command)
 app.command(hidden=True)(self_test)
 
