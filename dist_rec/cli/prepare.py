@@ -1,6 +1,7 @@
 """`dist-rec prepare`: raw files to prepared folders."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -12,28 +13,40 @@ if TYPE_CHECKING:
     from dist_rec.prepare.engine import Source
 
 
-class LazyRatings(typer.core.TyperGroup):
-    """The command `ratings` is made when it is asked for: the configs that its flags come from take time to import."""
+class Lazy(typer.core.TyperGroup):
+    """Commands `ratings` and `sessions` are made when asked for: the configs of their flags take time to import."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         """All names."""
-        return [*super().list_commands(ctx), "ratings"]
+        return [*super().list_commands(ctx), "ratings", "sessions"]
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """The command of a name."""
-        if cmd_name != "ratings":
+        if cmd_name not in ("ratings", "sessions"):
             return super().get_command(ctx, cmd_name)
-        from dist_rec.cli.flags import with_flags
-        from dist_rec.prepare.ratings.source import Options
-        from dist_rec.prepare.ratings.split import SPLITTERS
-
         app = typer.Typer(add_completion=False, rich_markup_mode="rich")
-        app.command(no_args_is_help=True)(with_flags(ratings, Options, split=SPLITTERS))
+        app.command(no_args_is_help=True)(_sessions() if cmd_name == "sessions" else _ratings())
         return typer.main.get_command(app)
 
 
+def _ratings() -> Callable[..., None]:
+    from dist_rec.cli.flags import with_flags
+    from dist_rec.prepare.ratings.source import Options
+    from dist_rec.prepare.ratings.split import SPLITTERS
+
+    return with_flags(ratings, Options, split=SPLITTERS)
+
+
+def _sessions() -> Callable[..., None]:
+    from dist_rec.cli.flags import with_flags
+    from dist_rec.prepare.sessions.options import Options
+    from dist_rec.prepare.sessions.split import SPLITTERS
+
+    return with_flags(sessions, Options, split=SPLITTERS)
+
+
 prepare = typer.Typer(
-    cls=LazyRatings, help="Turn raw files into a folder of shards that describes itself.", no_args_is_help=True
+    cls=Lazy, help="Turn raw files into a folder of shards that describes itself.", no_args_is_help=True
 )
 
 Out = Annotated[Path, typer.Option(help="The folder to make.", show_default=False)]
@@ -198,6 +211,55 @@ def ratings(
 
     options = Options.parse({key: settings.pop(key) for key in Options.model_fields}, "--")
     _run(RatingFiles(files, splitter(split, settings), options, test or [], separator, bounds), out, None, as_json)
+
+
+def sessions(
+    files: Annotated[
+        list[str], typer.Argument(help="CSV, plain or gzipped, or Parquet, or quoted patterns.", metavar="FILES")
+    ],
+    out: Out,
+    split: Annotated[str, typer.Option(help="What is for training, validation and test.", show_default=False)],
+    test: Annotated[list[str] | None, typer.Option(help="given: files of the test; FILES are for training.")] = None,
+    valid: Annotated[list[str] | None, typer.Option(help="given: files of the validation.")] = None,
+    session: Annotated[str | None, typer.Option(help="Column of the session or basket.")] = None,
+    item: Annotated[str | None, typer.Option(help="Column of the item.")] = None,
+    time: Annotated[str | None, typer.Option(help="Column of the time.")] = None,
+    user: Annotated[str | None, typer.Option(help="Column of the user.")] = None,
+    items: Annotated[str | None, typer.Option(help="Parquet column of lists, each a whole session.")] = None,
+    separator: Annotated[str | None, typer.Option(help="Of CSV; found in the first line if not given.")] = None,
+    as_json: AsJson = False,
+    **settings: Any,
+) -> None:
+    """Prepare sessions: an event a row, or a list of items a row, in columns with or without times and users.
+
+    Columns with usual names (item_id, session_id, visitorid, timestamp …) are found; others are named, or numbered
+    from 1 where text has no header. Each split has its own options:
+
+        dist-rec prepare sessions train.parquet --test test.parquet --split given --items items --out data/clicks
+
+        dist-rec prepare sessions clicks.csv.gz --split time --test-days 1 --unknown drop --out data/last_day
+
+        dist-rec prepare sessions baskets.csv --split last-session --validation --out data/baskets
+
+        dist-rec prepare sessions ratings.tsv --user 1 --item 2 --time 4 --layout windows --split fraction \\
+            --out data/windows
+
+    A row has a history and targets: the m targets belong to the last m items of the history, each the one that comes
+    next; in windows they follow the whole history. Events are in the order of time, ties and files without times in
+    that of the file; baskets without times in that of their numbers. Times are dates, or numbers: seconds if below
+    10^11, milliseconds below 10^14, then micro- and nanoseconds. Where a user's whole sessions are split, the earlier
+    ones come before those of validation and test, without targets. Items become rows by descending count in training;
+    row 0 is for those that it never saw. Events are held in memory, about 60 bytes each at the peak.
+    """
+    from dist_rec.prepare.sessions.form import Columns
+    from dist_rec.prepare.sessions.options import Options
+    from dist_rec.prepare.sessions.source import SessionFiles
+    from dist_rec.prepare.sessions.split import splitter
+
+    options = Options.parse({key: settings.pop(key) for key in Options.model_fields}, "--")
+    columns = Columns(session=session, item=item, time=time, user=user, items=items)
+    source = SessionFiles(files, splitter(split, settings), options, columns, valid or [], test or [], separator)
+    _run(source, out, None, as_json)
 
 
 def _run(source: "Source[Any]", out: Path, workers: int | None, as_json: bool) -> None:

@@ -1,6 +1,6 @@
-"""How often each item is in the training events: a file of the folders that `dist-rec prepare sessions` makes.
+"""How often training saw each item: a file of the folders that `dist-rec prepare sessions` makes.
 
-Shapes: I items, with row 0.
+Shapes: I rows of the item table.
 """
 
 from pathlib import Path
@@ -18,17 +18,18 @@ FILE = "counts.npy"
 class Counts(Config):
     """What the manifest says of the file, as `transform.counts`."""
 
+    events: int
     checksum: str
 
 
 def save_counts(folder: Path, count_I: NDArray[np.int64]) -> Counts:
-    """Writes the number of training events of each row of the item table."""
+    """Writes the training events of each item; 0 for row 0, the unknown."""
     np.save(folder / FILE, count_I)
-    return Counts(checksum=checksum(folder / FILE))
+    return Counts(events=int(count_I.sum()), checksum=checksum(folder / FILE))
 
 
 def load_counts(dataset: Dataset) -> NDArray[np.int64]:
-    """The number of training events of each row of the item table, verified, int64 [I].
+    """The training events of each item, int64 [I], verified.
 
     Raises:
         UserError: if the folder has no counts, or not those that it was prepared with.

@@ -14,6 +14,7 @@ from pydantic import Field, field_serializer
 from dist_rec.core.config import Config
 from dist_rec.core.errors import UserError
 from dist_rec.core.splitmix import shuffled
+from dist_rec.prepare.choice import choose
 from dist_rec.prepare.ratings.lines import Ratings
 
 SPLITS = ("train", "valid", "test")
@@ -167,17 +168,7 @@ def splitter(name: str, settings: dict[str, Any]) -> Splitter:
     Raises:
         UserError: naming the command's option, for a setting that the split has not, or of a wrong value.
     """
-    if name not in SPLITTERS:
-        raise UserError(f"--split {name!r} is not one of {', '.join(SPLITTERS)}")
-    kind, given = SPLITTERS[name], {key: value for key, value in settings.items() if value is not None}
-    for key in given:
-        if key not in kind.model_fields:
-            own = ", ".join(_option(field) for field in kind.model_fields if field != "name")
-            raise UserError(f"{_option(key)} is not for --split {name}, whose options are {own}")
-    for key, field in kind.model_fields.items():
-        if field.is_required() and key not in given:
-            raise UserError(f"--split {name} needs {_option(key)}")
-    return kind.parse(given, f"--split {name}: ")
+    return choose("--split", name, SPLITTERS, settings)
 
 
 def check_filled(splitter: Splitter, parts: Parts) -> None:
@@ -190,10 +181,6 @@ def check_filled(splitter: Splitter, parts: Parts) -> None:
     for part, otherwise in wanted.items():
         if not parts.targets(part).any():
             raise UserError(f"--split {splitter.name}: no rating is left for {SPLITS[part]}; give more{otherwise}")
-
-
-def _option(key: str) -> str:
-    return "--" + key.replace("_", "-")
 
 
 def _ranks(user_N: NDArray[np.int32], key_N: Ints, among_N: Mask) -> tuple[Ints, Ints]:

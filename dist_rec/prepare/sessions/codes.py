@@ -1,0 +1,72 @@
+"""Ids of any kind as codes: 0, 1, … in the order of first appearance, learnt chunk by chunk.
+
+Shapes: N values, K distinct ones.
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from dist_rec.core.errors import UserError
+from dist_rec.prepare.table.chunks import Chunk
+
+PENDING = 1 << 18
+"""Distinct values of chunks that wait at least until they are made one."""
+
+
+@dataclass
+class Codes:
+    """A vocabulary that grows. What chunks bring waits until it is as much as is known, so that growth is linear."""
+
+    what: str
+    """Of which the ids are, for messages."""
+    _known: pa.Array = field(default_factory=lambda: pa.array([], pa.large_string()))
+    _settled: list[NDArray[np.int32]] = field(default_factory=list)
+    _pending: list[pa.DictionaryArray] = field(default_factory=list)
+    _waiting: int = 0
+
+    def add(self, chunk: Chunk, column: str) -> None:
+        """Appends a column: text or numbers, of which every distinct text, without spaces around it, is an id.
+
+        Raises:
+            UserError: naming the row of a missing id or of one with a line break.
+        """
+        encoded = chunk.columns[column].dictionary_encode()
+        code = encoded.indices
+        if code.null_count:
+            raise self._missing(chunk, code.is_null())
+        text = Chunk(chunk.path, {column: encoded.dictionary}, chunk.missing, chunk.where).text(column)
+        if text.null_count:
+            raise self._missing(chunk, pc.is_in(code, pc.indices_nonzero(text.is_null()).cast(code.type)))
+        broken = pc.match_substring(text, "\n")
+        if pc.any(broken).as_py():
+            row = pc.index(pc.is_in(code, pc.indices_nonzero(broken).cast(code.type)), True).as_py()
+            raise UserError(f"{chunk.where(row)}: the {self.what} has a line break; remove it")
+        self._pending.append(pa.DictionaryArray.from_arrays(code.cast(pa.int32()), text.cast(pa.large_string())))
+        self._waiting += len(text)
+        if self._waiting >= max(PENDING, len(self._known)):
+            self._settle()
+
+    def _missing(self, chunk: Chunk, among: pa.BooleanArray) -> UserError:
+        return UserError(f"{chunk.where(pc.index(among, True).as_py())}: the {self.what} is missing; add it")
+
+    def _settle(self) -> None:
+        known = pa.DictionaryArray.from_arrays(pa.array([], pa.int32()), self._known)
+        chunks = pa.chunked_array([known, *self._pending]).unify_dictionaries().chunks
+        self._settled += [chunk.indices.to_numpy() for chunk in chunks[1:]]
+        self._known, self._pending, self._waiting = chunks[0].dictionary, [], 0
+
+    def take(self) -> NDArray[np.int32]:
+        """The codes of all values since the last call, (N,)."""
+        self._settle()
+        code_N = np.concatenate([np.empty(0, np.int32), *self._settled])
+        self._settled = []
+        return code_N
+
+    @property
+    def values(self) -> pa.Array:
+        """The text of each code that was taken, (K,)."""
+        return self._known
