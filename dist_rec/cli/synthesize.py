@@ -42,13 +42,13 @@ def synthesize(
 def synthesize_sessions(
     out: Annotated[Path, typer.Option(help="The folder to make.", show_default=False)],
     users: Annotated[int, typer.Option(min=1, help="Users, of 4 to 12 sessions each.")] = 2000,
-    items: Annotated[int, typer.Option(min=2, help="Items.")] = 500,
-    tastes: Annotated[int, typer.Option(min=1, help="Tastes of users; each user keeps one.")] = 20,
+    genres: Annotated[int, typer.Option(min=1, help="Genres; each session is about one.")] = 20,
+    brands: Annotated[int, typer.Option(min=1, help="Brands; each user keeps to one.")] = 20,
     seed: Annotated[int, typer.Option(min=0, help="Of everything.")] = 0,
 ) -> None:
-    """Write a log of sessions whose next item depends on a taste that a user keeps over all sessions.
+    """Write a log of sessions whose next item depends on a brand that a user keeps to over all sessions.
 
-    A session alone says little of the taste, so a model that remembers the user is ahead of one that does not:
+    A session does not tell the brand at its beginning, so a model that remembers the user is ahead of others:
 
         dist-rec synthesize-sessions --out raw
         dist-rec prepare sessions raw/sessions.csv.gz --split last-session --out data
@@ -56,5 +56,5 @@ def synthesize_sessions(
     from dist_rec.data.synthetic_sessions import FILE
     from dist_rec.data.synthetic_sessions import synthesize_sessions as write_sessions
 
-    events = write_sessions(out, users, items, tastes, seed)
+    events = write_sessions(out, users, genres, brands, seed)
     typer.echo(f"{out / FILE}: {events:,} events of {users:,} users")

@@ -1,10 +1,10 @@
 """Raw session logs of users with a lasting taste, made from a known model: what helps is to remember a user.
 
-Each user has one of K tastes, and keeps it over all sessions. What follows an item depends on item and taste: for each
-taste the items are laid on a circle of their own, and the next item is the following one there, or with probability
-`NOISE` any item. A single event says nothing of the taste, a few do, and earlier sessions do from the first one on.
+Each user keeps one of K brands over all sessions. A session is about one of G genres: it begins with the genre's lead
+item, which is the same for all users, and goes on with products of the genre, which are of the user's brand, or with
+probability `NOISE` of any. So the session tells nothing of the brand at its first event, and earlier ones all of it.
 
-Shapes: S sessions of all users, T events of the longest, I items, K tastes.
+Shapes: S sessions of all users, T events of the longest, G genres, K brands.
 """
 
 from pathlib import Path
@@ -17,21 +17,23 @@ from numpy.typing import NDArray
 from dist_rec.data.shards import new_folder
 
 NOISE = 0.2
-LENGTHS = (2, 6)
+PRODUCTS = 2
+"""Of a brand in a genre."""
+LENGTHS = (2, 4)
 """Fewest and most events of a session."""
 SESSIONS = (4, 12)
 """Likewise sessions of a user."""
 FILE = "sessions.csv.gz"
 
 
-def synthesize_sessions(out: Path, users: int, items: int, tastes: int, seed: int) -> int:
+def synthesize_sessions(out: Path, users: int, genres: int, brands: int, seed: int) -> int:
     """Writes `out/sessions.csv.gz` with columns user, session, item and time (in seconds), in order of time.
 
     Args:
         out: the folder to make.
         users: their number.
-        items: I.
-        tastes: K; the more there are, the less a few events tell of them.
+        genres: G.
+        brands: K.
         seed: of everything.
 
     Returns:
@@ -44,7 +46,7 @@ def synthesize_sessions(out: Path, users: int, items: int, tastes: int, seed: in
     sessions_U = rng.integers(SESSIONS[0], SESSIONS[1] + 1, users)
     user_S = np.repeat(np.arange(users), sessions_U)
     length_S = rng.integers(LENGTHS[0], LENGTHS[1] + 1, len(user_S))
-    item_ST = _walks(rng, rng.integers(tastes, size=users)[user_S], items, tastes)
+    item_ST = _items(rng, rng.integers(brands, size=users)[user_S], genres, brands)
     time_S = rng.permutation(len(user_S)) * 3600
     order_S = np.lexsort((time_S, user_S))
     # A user's sessions are numbered in order of time.
@@ -59,14 +61,11 @@ def synthesize_sessions(out: Path, users: int, items: int, tastes: int, seed: in
     return len(log)
 
 
-def _walks(rng: np.random.Generator, taste_S: NDArray[np.int64], items: int, tastes: int) -> NDArray[np.int64]:
+def _items(rng: np.random.Generator, brand_S: NDArray[np.int64], genres: int, brands: int) -> NDArray[np.int64]:
     """Items of sessions as long as the longest, [S, T]."""
-    circle_KI = rng.permuted(np.tile(np.arange(items), (tastes, 1)), axis=1)
-    place_KI = np.argsort(circle_KI, axis=1)
-    item_ST = np.empty((len(taste_S), LENGTHS[1]), np.int64)
-    item_ST[:, 0] = rng.integers(items, size=len(taste_S))
-    for step in range(1, LENGTHS[1]):
-        following_S = circle_KI[taste_S, (place_KI[taste_S, item_ST[:, step - 1]] + 1) % items]
-        is_noise_S = rng.random(len(taste_S)) < NOISE
-        item_ST[:, step] = np.where(is_noise_S, rng.integers(items, size=len(taste_S)), following_S)
+    shape = (len(brand_S), LENGTHS[1])
+    genre_S1 = rng.integers(genres, size=(len(brand_S), 1))
+    brand_ST = np.where(rng.random(shape) < NOISE, rng.integers(brands, size=shape), brand_S[:, None])
+    item_ST = genres + (genre_S1 * brands + brand_ST) * PRODUCTS + rng.integers(PRODUCTS, size=shape)
+    item_ST[:, :1] = genre_S1
     return item_ST
