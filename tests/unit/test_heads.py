@@ -289,7 +289,7 @@ def test_neumf_takes_an_mlp_that_was_trained_with_another_dropout() -> None:
         ("both", [{"parts": "mlp"}] * 2, 'one of head.parts="gmf" and one of head.parts="mlp"'),
         ("gmf", [{"parts": "gmf"}, {"parts": "mlp"}], 'two pretrained.runs are for head.parts="both"'),
         ("both", [{"parts": "gmf", "factors": 5}, {"parts": "mlp"}], "do not make up this head"),
-        ("both", [{"parts": "gmf"}, {"parts": "mlp", "hidden": [7, 6]}], "the pre-trained deep.0.weight has shape [7, 14]"),
+        ("both", [{"parts": "gmf"}, {"parts": "mlp", "hidden": [7, 6]}], "pre-trained deep.0.weight has shape [7, 14]"),
     ],
 )
 def test_neumf_refuses_parts_that_do_not_fit(parts: str, pretrained: list[dict[str, Any]], message: str) -> None:

@@ -510,7 +510,7 @@ def test_impossible_requests_are_refused(tmp_path: Path) -> None:
         run(tmp_path, ratings, LeaveOneOut(draw=3), layout="users")
     with pytest.raises(UserError, match="--negatives gives the candidates and --draw draws them; choose one"):
         run(tmp_path, ratings, LeaveOneOut(draw=3, negatives="x"))
-    with pytest.raises(UserError, match=r"user ü.* has seen all but .* of 20 items, and 19 negatives are to be drawn"):
+    with pytest.raises(UserError, match=r"user ü.* has seen all but .* of 20 items, but 19 negatives are to be drawn"):
         run(tmp_path, ratings, LeaveOneOut(draw=19))
     with pytest.raises(UserError, match=r"not `user item rating \[timestamp\]` by tab, comma"):
         prepare([write(tmp_path / "bar", ratings, "|")], tmp_path / "out", Random(), Options())
