@@ -369,12 +369,12 @@ def test_candidates_are_read(tmp_path: Path) -> None:
 
     assert refused(rows[1:]) == f" has no line for user {rows[0][0]}; add it, or draw candidates with --draw"
     assert refused([*rows[:3], (rows[3][0], "4444", rows[3][2]), *rows[4:]]).startswith(
-        f", line 4 is of another item than the user's test item, {rows[3][1]}"
+        f", line 4: the item must be {rows[3][1]}, the test item of its user"
     )
     assert refused([*rows[:4], (*rows[4][:2], ["4"])]) == ", line 5 has 2 fields, but line 1 has 7"
     for void in ([rows[2][1]] * 6, [""] * 6):
         said = refused([*rows[:2], (*rows[2][:2], void), *rows[3:]])
-        assert said == f", line 3, ({rows[2][0]},{rows[2][1]}), has no candidates beside its own item"
+        assert said == f", line 3: ({rows[2][0]},{rows[2][1]}) has no candidates beside its own item"
     (tmp_path / "bad").write_text("3 5\t6\n")
     with pytest.raises(UserError, match=r"bad, line 1 does not begin with \(user,item\)"):
         run(tmp_path, ratings, LeaveOneOut(negatives=str(tmp_path / "bad")))

@@ -1,8 +1,8 @@
 """Prepares libFM's files (Rendle 2012), `label index:value …`.
 
-If all rows have the same number of entries, all of value 1, and the ranges of the indices at different places do not
-overlap, the places are categorical columns (Frappe: user, item and eight contexts); otherwise a row is one bag, weighted
-unless all values are 1. Indices of the training split become rows of a table, in ascending order; others are row 0.
+If all rows have the same number of entries, all of value 1, and the ranges of indices at different places do not
+overlap, the places are categorical columns (Frappe: user, item and eight contexts); otherwise a row is one bag,
+weighted unless all values are 1. Indices of the training split become rows of a table in ascending order, others row 0.
 
 Memory grows only with the number of distinct indices.
 
