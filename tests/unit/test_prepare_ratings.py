@@ -590,8 +590,8 @@ def test_a_split_that_comes_out_empty_is_refused(tmp_path: Path) -> None:
     few = [*pairs, Rating("u0", "i1", 3.0, 20)]
     for ratings, split, message in (
         (pairs, LeaveOneOut(validation=False), "leave-one-out: no rating is left for test; give more"),
-        (few, LeaveOneOut(), "leave-one-out: no rating is left for valid; give more; --no-validation does without it"),
-        (few, Random(test_share=0.1, valid_share=0.01), "random: no rating is left for valid; give more; --valid-sh"),
+        (few, LeaveOneOut(), "leave-one-out: no rating is left for valid; give more, or --no-validation"),
+        (few, Random(test_share=0.1, valid_share=0.01), "random: no rating is left for valid; give more, or --valid-s"),
         (few, Chronological(valid_share=0.0), "chronological: no rating is left for test; give more"),
     ):
         with pytest.raises(UserError, match=f"--split {message}"):

@@ -8,7 +8,7 @@ Row 0 of a table stands for missing values and, in a vocabulary, for rare values
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -108,14 +108,10 @@ def merge(runs: list[Run], entries: int = MERGE_ENTRIES) -> Iterator[tuple[NDArr
         yield value[starts], np.add.reduceat((packed & U64(0xFFFFFFFF)).astype(np.int64), starts)
 
 
-@dataclass
 class _Cursor:
-    run: Run
-    held: NDArray[np.uint64] = field(default_factory=lambda: np.empty(0, np.uint64))
-    position: int = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.position = self.run.start
+    def __init__(self, run: Run) -> None:
+        self.run, self.position = run, run.start
+        self.held = np.empty(0, np.uint64)
 
     @property
     def unread(self) -> int:
@@ -181,7 +177,7 @@ def _merge_to_disk(runs: list[Run], path: Path, entries: int) -> Run:
 def _keep_frequent(
     merged: Iterator[tuple[NDArray[np.uint32], NDArray[np.int64]]], min_count: int, folder: Path
 ) -> dict[int, int]:
-    """Writes the frequent values and their counts in the order of values; returns the number of values of each count."""
+    """Writes the frequent values, ascending, and their counts; returns the number of values of each count."""
     levels: Counter[int] = Counter()
     with (folder / "values").open("wb") as values_file, (folder / "counts").open("wb") as counts_file:
         for values, counts in merged:

@@ -95,16 +95,12 @@ class Form:
         """Parses lines to a table of `TYPES`; raises pa.ArrowInvalid for lines of another form."""
         separator = self.separator.encode()
         if len(separator) > 1:
-            lines = lines.replace(separator, UNIT)
+            lines, separator = lines.replace(separator, UNIT), UNIT
         names = list(TYPES)[: self.fields]
         return pacsv.read_csv(
             pa.BufferReader(lines),
             pacsv.ReadOptions(use_threads=False, block_size=len(lines) + 1, column_names=names, skip_rows=skip),
-            pacsv.ParseOptions(
-                delimiter=self.separator if len(separator) == 1 else UNIT.decode(),
-                quote_char=False,
-                ignore_empty_lines=False,
-            ),
+            pacsv.ParseOptions(delimiter=separator.decode(), quote_char=False, ignore_empty_lines=False),
             pacsv.ConvertOptions(column_types={name: TYPES[name] for name in names}, null_values=[]),
         )
 

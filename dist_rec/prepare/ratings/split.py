@@ -151,11 +151,7 @@ class HeldOutUsers(Config):
 
 
 Splitter = LeaveOneOut | Random | Chronological | HeldOutUsers
-WITHOUT_VALIDATION = {
-    "leave-one-out": "; --no-validation does without it",
-    "random": "; --valid-share 0 does without it",
-    "chronological": "; --valid-share 0 does without it",
-}
+NO_VALIDATION = {"leave-one-out": "--no-validation", "random": "--valid-share 0", "chronological": "--valid-share 0"}
 SPLITTERS: dict[str, type[Splitter]] = {kind.model_fields["name"].default: kind for kind in get_args(Splitter)}
 
 
@@ -182,12 +178,14 @@ def check_filled(splitter: Splitter, parts: Parts) -> None:
     """Raises UserError if a requested split is empty."""
     match splitter:
         case LeaveOneOut(validation=False) | Random(valid_share=0) | Chronological(valid_share=0):
-            wanted = {TEST: ""}
+            requested = [TEST]
         case _:
-            wanted = {VALID: WITHOUT_VALIDATION.get(splitter.name, ""), TEST: ""}
-    for part, otherwise in wanted.items():
+            requested = [VALID, TEST]
+    for part in requested:
         if not parts.targets(part).any():
-            raise UserError(f"--split {splitter.name}: no rating is left for {SPLITS[part]}; give more{otherwise}")
+            option = NO_VALIDATION.get(splitter.name) if part == VALID else None
+            remedy = f"give more, or {option}" if option else "give more"
+            raise UserError(f"--split {splitter.name}: no rating is left for {SPLITS[part]}; {remedy}")
 
 
 def _option(key: str) -> str:

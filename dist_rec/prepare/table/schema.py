@@ -111,7 +111,7 @@ class Categorical(IdColumn):
     """One id a row."""
 
     boundaries: tuple[float, ...] = ()
-    """If set, a number is bucketised instead: rows 1 to n + 1 for n + 1 intervals, each including its lower boundary."""
+    """If set, a number is bucketised instead: rows 1 to n + 1 for n + 1 intervals, each with its lower boundary."""
 
     @model_validator(mode="after")
     def _check_boundaries(self) -> Self:

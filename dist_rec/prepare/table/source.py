@@ -36,7 +36,7 @@ class TableFiles(SplitSource[TableTransform]):
             raise UserError(f"the schema differs from that of --fitted-from {self.fitted_from}; leave the schema out")
 
     def _held_out(self, schema: TableSchema) -> Valid | None:
-        return schema.valid if "train" in self.files and "valid" not in self.files else None
+        return None if "valid" in self.files else schema.valid
 
     def learn(self, folder: Path, pool: Workers) -> TableTransform:
         """Collects the statistics of the training rows and fits by them."""
