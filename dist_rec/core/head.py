@@ -127,7 +127,7 @@ class Head(nn.Module, ABC):
         """Scores of the rows, [B]: logits for the click task, ratings for the rating task."""
 
     def adopt(self, pretrained: list[dict[str, Tensor]], rows: TableRows) -> None:
-        """Initializes parameters from pre-trained heads; by default by name, later heads override earlier ones.
+        """Initializes parameters from pre-trained heads; by default those of the same name, from the last such head.
 
         Args:
             pretrained: the state dict of each pre-trained head.

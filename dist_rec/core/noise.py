@@ -17,7 +17,7 @@ from torch import Tensor
 from dist_rec.core.splitmix import stream, words
 
 IDS = 1 << 20
-"""Most ids of a row that have independent numbers."""
+"""Maximum number of ids of a row with independent random numbers."""
 
 
 class Noise:

@@ -1,4 +1,4 @@
-"""This process among the others, from the environment: RANK, WORLD_SIZE and the like are read here only.
+"""Rank, device and process group of this process, from the environment variables of torchrun.
 
 torchrun (or SLURM through it) starts many processes; a process started by hand is the only one.
 """

@@ -100,7 +100,7 @@ class Order:
         return 0 if row < first else 1 + (row - first) // self.window
 
     def window_permutation(self, stream: int, index: int) -> Int64 | None:
-        """Place in the files' order of each row of the window, int64 [rows of the window]; None without shuffling."""
+        """For each row of the shuffled window, its place before, int64 [rows of the window]; None if not shuffled."""
         start, stop = self.window_span(stream, index)
         return self._random(stream, index).permutation(stop - start) if self.shuffle else None
 

@@ -1,6 +1,6 @@
 """The engine of `dist-rec prepare`: turns raw files of any kind into a prepared folder.
 
-    source ── fit ──▶ fit on the training files ── write ──▶ shards + manifest
+    source ── fit ──▶ statistics, vocabularies ── write ──▶ shards + manifest
 
 The output is a function of the input and the options, independent of the number of processes.
 """

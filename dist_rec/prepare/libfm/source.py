@@ -41,7 +41,7 @@ class LibFMTransform(Transform):
     weighted: bool = False
     """Whether the bag has weights."""
     vocabulary: dict[str, str] = {}
-    """Checksum of every `vocabulary/<table>.npy`: ascending indices, of which place i has row i + 1."""
+    """Checksum of every `vocabulary/<table>.npy`: ascending indices; the one at place i has row i + 1."""
 
     @property
     def tables(self) -> tuple[str, ...]:

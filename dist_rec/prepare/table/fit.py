@@ -44,7 +44,7 @@ class TableTransform(Transform):
     numbers: dict[str, tuple[float, ...]] = {}
     """For each fitted number, the boundaries of its quantiles, or its mean and standard deviation."""
     vocabulary: dict[str, str] = {}
-    """Checksum of every `vocabulary/<table>.parquet`: values, of which line i has row i + 1, and their counts."""
+    """Checksum of every `vocabulary/<table>.parquet`: values and counts; the value at place i has row i + 1."""
 
     @property
     def columns(self) -> tuple[Column, ...]:
