@@ -6,5 +6,5 @@ from tqdm import tqdm
 
 __all__ = ["tqdm"]
 
-# Its own lock is of several processes: a named semaphore, which stays behind in a process that ends without teardown.
+# tqdm's default lock spans processes: a named semaphore, which leaks if the process ends without teardown.
 tqdm.set_lock(threading.RLock())

@@ -1,7 +1,7 @@
 """A batch of rows as the model receives it.
 
-Shapes: B rows of this process that the head scores, P >= B rows of the process that has most, N dense features, F id
-features, Q rows of the data, G members of a group. Without groups each row of the data is scored, and Q = B.
+Shapes: B rows of this process that the head scores, P >= B rows of the process with most rows, N dense features, F id
+features, Q rows of the data, G members of a group. Without groups each row of the data is scored once, and Q = B.
 """
 
 from collections.abc import Callable
@@ -19,12 +19,12 @@ from dist_rec.core.head import Ids, Lanes
 
 @dataclass(frozen=True)
 class Groups:
-    """Rows of the data that became groups of scored rows: what was chosen, and then what it is compared with."""
+    """Members of the groups: for each row of the data the chosen item, then the items that it is compared with."""
 
     present: Tensor
-    """bool [Q, G]; False where a shorter group is filled up."""
+    """bool [Q, G]; False for the padding of shorter groups."""
     known: Tensor
-    """bool [Q, G]; False for items that training never saw, whose scores mean nothing."""
+    """bool [Q, G]; False for items that training never saw, whose scores are meaningless."""
 
     def of(self, scores_B: Tensor) -> Tensor:
         """Scores by group, [Q, G]."""
@@ -38,25 +38,25 @@ class Batch(Pipelineable):
     dense: Tensor
     """float32 [B, N]."""
     ids: KeyedJaggedTensor
-    """Unweighted id features, F keys, P rows: after the B real rows come empty ones, which look nothing up, so that all
-    processes exchange equally many (Gloo has no uneven reduce-scatter). The head does not see them."""
+    """Unweighted id features, F keys, P rows: the B real rows, padded with empty ones so that all processes exchange
+    equally many rows (Gloo has no uneven reduce-scatter). The head does not see the padding."""
     weighted_ids: KeyedJaggedTensor
-    """Weighted bags, likewise; no keys where the data has none."""
+    """Weighted bags, padded likewise; no keys if the data has no weighted bags."""
     labels: Tensor
     """float32 [Q]."""
     weights: Tensor
-    """float32 [Q], the weight of each row in the loss and the metrics; ones where the data has none."""
+    """float32 [Q], the weight of each row in the loss and the metrics; ones if the data has no weights."""
     scale: Tensor
     """float32 [], number of processes / rows of the global batch: the mean over processes of `scale * local sum` is
-    the mean over the global batch, however unevenly its rows are dealt."""
+    the mean over the global batch, even if the processes have different numbers of rows."""
     groups: Groups | None = None
-    """With them a row of the data is scored G times."""
+    """If present, each row of the data is scored G times."""
     lanes: Lanes | None = None
     """For a recurrent head, the lanes of the rows."""
     samples: Tensor | None = None
     """Sampled rows of the catalog, the same on all processes, int64 [S]."""
     step: int = 0
-    """In training the global step, in evaluation that of the split; from 0."""
+    """The global step in training, the step within the split in evaluation; from 0."""
 
     @property
     def rows(self) -> int:
@@ -64,7 +64,7 @@ class Batch(Pipelineable):
         return len(self.dense)
 
     def column(self, name: str) -> Ids:
-        """The ids of the B rows in a bag or sequence, weighted or not; raises UserError if it was not read."""
+        """The ids of the B rows in a bag or sequence, weighted or not; raises UserError if the column was not read."""
         for keyed in (self.ids, self.weighted_ids):
             if name in keyed.keys():  # noqa: SIM118
                 jagged = keyed[name]
@@ -81,7 +81,7 @@ class Batch(Pipelineable):
         return self._map(lambda value: value.pin_memory())
 
     def record_stream(self, stream: torch.Stream) -> None:
-        """Tells the allocator that the stream uses these tensors."""
+        """Marks the tensors as used by the stream, so that the allocator does not reuse their memory too early."""
         self._map(lambda value: value.record_stream(stream))
 
     def _map(self, function: Callable[[Any], Any]) -> Self:

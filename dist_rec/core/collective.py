@@ -1,4 +1,4 @@
-"""Collectives that gradients flow through.
+"""Differentiable collectives.
 
 Shapes: B rows of this process, G rows of all processes.
 """
@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 def alone() -> bool:
-    """Whether there is one process, or no process group."""
+    """Whether there is only one process, or no process group."""
     return not dist.is_initialized() or dist.get_world_size() == 1
 
 
@@ -26,20 +26,16 @@ class _SumOverProcesses(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
         # Every process's loss depends on the total, so the gradients of all of them add up.
-        total = grads[0].clone()
-        dist.all_reduce(total)
-        return total
+        return _SumOverProcesses.forward(ctx, grads[0])
 
 
 def sum_over_processes(x: Tensor) -> Tensor:
-    """The sum of every process's `x`, on every process; `x` itself where there is one process or no process group."""
-    if alone():
-        return x
-    return _SumOverProcesses.apply(x)
+    """The sum of every process's `x`, on every process; `x` itself if there is one process or no process group."""
+    return x if alone() else _SumOverProcesses.apply(x)
 
 
 def logsumexp_over_processes(x: Tensor) -> Tensor:
-    """log Σ exp(x) over the processes' `x`, element by element; an element may be -inf, though not on every process."""
+    """log Σ exp(x) over the processes' `x`, element by element; an element must not be -inf on every process."""
     if alone():
         return x
     top = x.detach().clone()
@@ -63,7 +59,7 @@ class Gathered:
         return sum(self.counts[: self.rank])
 
     def own(self, values: Tensor) -> Tensor:
-        """Of a value for each of the G rows, those of this process's B rows."""
+        """The values of this process's B rows, out of values for all G rows."""
         return values[self.start : self.start + self.counts[self.rank]]
 
 
@@ -83,7 +79,7 @@ class _Gather(torch.autograd.Function):
 
 
 def gather_over_processes(rows: Tensor) -> Gathered:
-    """Every process's rows, [B, ...] with B of its own and perhaps 0, on every process."""
+    """Every process's rows, [B, ...], on every process; B may differ between processes and may be 0."""
     if alone():
         return Gathered(rows, (len(rows),), 0)
     count = torch.tensor([len(rows)], device=rows.device)

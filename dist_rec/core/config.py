@@ -1,7 +1,7 @@
 """Typed, frozen configuration: the base class of every `Config`, and TOML files with `key=value` overrides.
 
-A component owns its `Config`, with its defaults and the meaning and unit of every key; a TOML file names only what
-differs. Everything a file can get wrong ends in one line that names the key.
+A component owns its `Config`, with the default, meaning and unit of every key; a TOML file names only the keys that
+differ from their default. Every error in a file is reported in one line that names the key.
 """
 
 import tomllib
@@ -17,7 +17,7 @@ from dist_rec.core.errors import UserError
 
 
 class Config(BaseModel):
-    """Base of all configs: immutable, strict about types, and without unknown keys."""
+    """Base of all configs: immutable and strictly typed; unknown keys are rejected."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
@@ -25,14 +25,11 @@ class Config(BaseModel):
 
     @classmethod
     def parse(cls, values: dict[str, Any], where: str = "") -> Self:
-        """Validates plain values (as TOML or JSON gives them).
-
-        Args:
-            values: nested dictionaries, lists and scalars.
-            where: prefix of the key in messages, such as `head.`.
+        """Validates nested dictionaries, lists and scalars, as TOML or JSON gives them.
 
         Raises:
-            UserError: naming the first offending key and, for an unknown key, the known ones.
+            UserError: naming the first invalid key, prefixed by `where` (such as `head.`); for an unknown key also the
+                known ones.
         """
         try:
             return cls.model_validate(_tuples(values))
@@ -47,7 +44,7 @@ class Config(BaseModel):
 def read_toml(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """Reads a TOML file and applies overrides of the form `section.key=value` in order.
 
-    A value is parsed as TOML (`3`, `0.5`, `true`, `[512, 256]`, `"text"`); what is not TOML is taken as a string.
+    A value is parsed as TOML (`3`, `0.5`, `true`, `[512, 256]`, `"text"`); other text is taken as a string.
 
     Raises:
         UserError: if the file is missing or not TOML, or an override has no `=`.
@@ -68,7 +65,7 @@ def read_toml(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
 def _apply(values: dict[str, Any], override: str) -> None:
     key, separator, text = override.partition("=")
     if not separator or not key:
-        raise UserError(f"override {override!r} is not of the form section.key=value")
+        raise UserError(f"override {override!r} does not have the form section.key=value")
     *sections, last = key.strip().split(".")
     for section in sections:
         values = values.setdefault(section, {})
@@ -85,7 +82,7 @@ def _parse_value(text: str) -> Any:
 
 
 def _tuples(value: Any) -> Any:
-    """TOML and JSON have lists where a frozen config has tuples."""
+    """Turns the lists of TOML and JSON into the tuples of a frozen config."""
     if isinstance(value, dict):
         return {key: _tuples(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -112,7 +109,7 @@ def _one_line(model: type[BaseModel], error: ErrorDetails, where: str) -> str:
 
 
 def _locate(model: Any, parts: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The keys on the way to an error, without the tags of unions that pydantic adds, and those beside the last one."""
+    """The path of keys to an error, without the union tags that pydantic inserts, and the keys beside the last one."""
     keys: list[str] = []
     siblings: list[str] = []
     for part in parts:

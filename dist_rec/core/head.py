@@ -1,4 +1,4 @@
-"""What a recommender is to the rest of the system: a head on the sharded embedding layer.
+"""The interface of a recommender: a head on the sharded embedding layer.
 
 A head requests embeddings (`lookups`) and turns dense features and looked-up embeddings into scores. It
 knows of no shard, file or process. Its name is its file: `name = "dlrm"` is `dist_rec/heads/dlrm.py`, and a dotted
@@ -22,7 +22,7 @@ from dist_rec.core.schema import Manifest
 
 BUILT_IN = "dist_rec.heads"
 TableRows: TypeAlias = Callable[[str, Tensor], Tensor]
-"""Rows of a table, `lookup/table`, by their numbers, [rows, dim], from wherever they are; called by all processes."""
+"""(`lookup/table`, row numbers) → those rows of the table from all its shards, [rows, dim]; a collective call."""
 
 
 @dataclass(frozen=True)
@@ -33,29 +33,30 @@ class Lookup:
     features: tuple[str, ...]
     dim: int
     pooling: Literal["sum", "mean", "sqrtn", "none"] = "sum"
-    """How the ids of a bag become one vector; "sqrtn" divides the sum by the L2 norm of the bag's weights, "none" keeps
-    a sequence."""
+    """How the embeddings of a bag become one vector; "sqrtn" divides the sum by the L2 norm of the bag's weights,
+    "none" keeps a sequence."""
     init: float | None = None
     """Initial weights are uniform in [-init, init]; None takes `embedding.init`."""
     dropout: float = 0.0
-    """Probability that an id of a weighted bag is left out in training; the others count 1 / (1 - dropout) times."""
+    """Probability that an id of a weighted bag is dropped in training; the weights of the others are multiplied by
+    1 / (1 - dropout)."""
 
 
 @dataclass(frozen=True)
 class Catalog:
-    """A request for a table of outputs: a row of weights for each id of a feature, that queries are scored against."""
+    """A request for an output table: a row of weights for each id of a feature, against which queries are scored."""
 
     name: str
     feature: str
-    """An id column; its table's rows are what there is to choose from."""
+    """An id column; the rows of its table are the items to choose from."""
     dim: int
-    """Of the queries."""
+    """Dimension of the queries."""
     bias: bool = True
-    """Whether each row has a bias, which starts from 0."""
+    """Whether each row has a bias, initially 0."""
     init: float | None = None
-    """As of `Lookup`."""
+    """See `Lookup.init`."""
     tied: str | None = None
-    """A lookup of the same table and dimension, whose weights queries are scored against."""
+    """Name of a lookup of the same table and dimension whose weights the catalog shares."""
 
 
 class Ids(NamedTuple):
@@ -64,9 +65,9 @@ class Ids(NamedTuple):
     values: Tensor
     """int64 [V]."""
     lengths: Tensor
-    """How many each row has, int [B]."""
+    """Number of ids of each row, int [B]."""
     weights: Tensor | None = None
-    """float32 [V]; None: each counts 1."""
+    """float32 [V]; None if every weight is 1."""
 
 
 class Sequence(NamedTuple):
@@ -94,16 +95,16 @@ class Lanes(NamedTuple):
 
 @dataclass
 class Inputs:
-    """What a head's forward sees."""
+    """Inputs of a head's forward."""
 
     dense: Tensor
     """float32 [B, N]."""
     pooled: dict[str, Tensor] = field(default_factory=dict)
     """For each pooled lookup, float32 [B, F, D]."""
     sequences: dict[str, dict[str, Sequence]] = field(default_factory=dict)
-    """For each lookup without pooling, its features' sequences."""
+    """For each lookup without pooling, the sequence of each feature."""
     step: int = 0
-    """In training the global step, from 0."""
+    """The global step in training, from 0."""
     num_targets: Tensor | None = None
     """For the head of a catalog: how many targets each row has, int [B]; None where they are not known."""
     lanes: Lanes | None = None
@@ -112,7 +113,7 @@ class Inputs:
     """And what the head left there in the step before, float32 [B, S]."""
 
     def double(self) -> "Inputs":
-        """The same in float64."""
+        """The same inputs in float64."""
         pooled = {name: value.double() for name, value in self.pooled.items()}
         sequences = {
             name: {key: Sequence(x.values.double(), x.lengths) for key, x in features.items()}
@@ -147,11 +148,11 @@ class Head(nn.Module, ABC):
         """Scores of the rows, [B]: logits for the click task, ratings for the rating task."""
 
     def adopt(self, pretrained: list[dict[str, Tensor]], rows: TableRows) -> None:
-        """Takes parameters of heads that were trained before; here those of the same name, later ones over earlier.
+        """Initializes parameters from pre-trained heads; by default those of the same name, from the last such head.
 
         Args:
-            pretrained: for each of the runs, the state of its head.
-            rows: what the tables of this head's lookups have adopted.
+            pretrained: the state dict of each pre-trained head.
+            rows: reads rows of this head's tables, which have been initialized already.
 
         Raises:
             UserError: if a parameter has another shape.
@@ -160,23 +161,23 @@ class Head(nn.Module, ABC):
         for state in pretrained:
             for name, value in state.items():
                 if name in own and own[name].shape != value.shape:
-                    shapes = f"{[*value.shape]}, this head's is {[*own[name].shape]}"
-                    raise UserError(f"the pre-trained {name} is {shapes}; give both the same sizes")
+                    shapes = f"{[*value.shape]}, but this head's has {[*own[name].shape]}"
+                    raise UserError(f"the pre-trained {name} has shape {shapes}; give both heads the same sizes")
             own |= {name: value for name, value in state.items() if name in own}
         self.load_state_dict(own)
 
 
 class Query(NamedTuple):
-    """What the head of a catalog gives: what is scored, and where its scores or its loss are not the usual ones."""
+    """Output of a catalog's head: the queries, and optionally a penalty, predictions and a loss of its own."""
 
     vectors: Tensor
-    """float32 [B, D], to be scored against every row."""
+    """float32 [B, D], to be scored against every row of the catalog."""
     penalty: Tensor | None = None
     """float32 [B], added to the loss of each row of the batch."""
     predict: Callable[[Any, Ids], Tensor] | None = None
-    """(scores, ids) → predictions of the named rows in the unit of their weights, [V]; None: their scores."""
+    """(scores, ids) → predictions for these ids in the unit of their weights, [V]; None predicts their scores."""
     loss: Callable[[Any, Ids], Tensor] | None = None
-    """(scores, targets) → the loss of each query, [B]; None: the task's."""
+    """(scores, targets) → the loss of each query, [B]; None takes the loss of the task."""
     per_target: bool = False
     """Whether there is a query for each target, in their order, instead of one for each row."""
     state: Tensor | None = None
@@ -184,12 +185,12 @@ class Query(NamedTuple):
 
 
 class CatalogHead(Head):
-    """A head that scores its rows against every row of a catalog, and learns from those that are named as targets."""
+    """A head that scores its queries against every row of a catalog, and learns from the rows named as targets."""
 
     @classmethod
     @abstractmethod
     def catalog(cls, config: Any, manifest: Manifest) -> Catalog:
-        """The table of outputs; its feature is the column of the targets."""
+        """The output table; its feature is the column of the targets."""
 
     @abstractmethod
     def forward(self, inputs: Inputs) -> Query:
@@ -223,7 +224,7 @@ def find_head(name: str) -> type[Head]:
         UserError: if there is no such module, or it does not define exactly one head.
     """
     if not all(part.isidentifier() for part in name.split(".")):
-        raise UserError(f"head.name = {name!r}: not the name of a module; known heads: {', '.join(head_names())}")
+        raise UserError(f"head.name = {name!r} is not a module name; known heads: {', '.join(head_names())}")
     path = name if "." in name else f"{BUILT_IN}.{name}"
     try:
         module = importlib.import_module(path)
@@ -237,5 +238,5 @@ def find_head(name: str) -> type[Head]:
         if isinstance(value, type) and issubclass(value, Head) and value.__module__ == module.__name__
     ]
     if len(heads) != 1:
-        raise UserError(f"head.name = {name!r}: {path} defines {len(heads)} heads, it must define one")
+        raise UserError(f"head.name = {name!r}: {path} defines {len(heads)} heads, but must define exactly one")
     return heads[0]

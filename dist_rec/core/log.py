@@ -1,4 +1,4 @@
-"""What a command prints beside its result, and results as text."""
+"""Messages of a command beside its result, and results as text."""
 
 import json
 import logging
@@ -12,25 +12,25 @@ from pathlib import Path
 from typing import Any
 
 NOTES = "DIST_REC_NOTES"
-"""Environment variable by which the launcher names the folder for notes."""
+"""Environment variable in which the launcher passes the folder for notes."""
 
 
 def quiet_libraries() -> None:
-    """Keeps notices that the user can do nothing about off the screen; DIST_REC_VERBOSE=1 shows them."""
+    """Hides warnings of libraries that the user cannot act on; DIST_REC_VERBOSE=1 shows them."""
     if os.environ.get("DIST_REC_VERBOSE"):
         return
-    # torch and torchrec deprecate what TorchRec itself uses.
+    # torch and torchrec deprecate functions that TorchRec itself uses.
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     for name in ("torch.fx._symbolic_trace", "torchrec"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    # FBGEMM 1.7 does not find itself in its own table of versions.
+    # FBGEMM 1.7 is missing from its own table of compatible versions.
     logging.getLogger().addFilter(lambda record: "_fbgemm_torch_compat_table" not in str(record.msg))
 
 
 @dataclass(frozen=True)
 class Note:
-    """Why a process of many ended, left for the launcher to tell."""
+    """The reason why one of many processes ended, left for the launcher to report."""
 
     rank: int
     code: int
@@ -41,9 +41,9 @@ class Note:
 
 
 def complain(message: str, code: int) -> int:
-    """Tells the user why this process ends with exit code `code`, and returns that code.
+    """Prints why this process ends with exit code `code`, and returns that code.
 
-    Under `dist_rec.cli.launch` it leaves a note instead, so that what many processes report is printed once.
+    Under `dist_rec.cli.launch` it writes a note instead, so that the launcher prints a message of many processes once.
     """
     named = os.environ.get("RANK", "0")
     rank = int(named) if named.isdecimal() else 0
@@ -58,14 +58,14 @@ def complain(message: str, code: int) -> int:
 
 
 def read_notes(folder: Path) -> list[Note]:
-    """What the processes of the newest attempt left, the earliest first."""
+    """The notes of the newest attempt, the earliest first."""
     files = sorted(folder.glob("[0-9][0-9][0-9][0-9].*"))
     newest = [file for file in files if file.stem == files[-1].stem]
     return sorted((Note(**json.loads(file.read_text())) for file in newest), key=lambda note: note.time)
 
 
 def to_json(value: Any, indent: int | None = None) -> str:
-    """JSON by its standard: a number that is none, such as the AUC of rows of one class, becomes null."""
+    """Standard JSON: NaN and infinity become null, such as the AUC of rows of one class."""
     return json.dumps(_finite(value), indent=indent, allow_nan=False)
 
 
@@ -78,7 +78,7 @@ def _finite(value: Any) -> Any:
 
 
 def shown(scores: dict[str, float]) -> str:
-    """Metrics on one line: counts in full, the rest with five digits."""
+    """Metrics on one line: the number of rows in full, the others with five decimals."""
     return "  ".join(
         f"{name} {value:,.0f}" if name == "rows" else f"{name} {value:.5f}" for name, value in scores.items()
     )

@@ -1,4 +1,4 @@
-"""The C library's allocator, for steps that take and free the same large tensors over and over."""
+"""Settings of the C library's allocator for steps that repeatedly allocate and free the same large tensors."""
 
 import ctypes
 
@@ -7,10 +7,10 @@ M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
 
 
 def keep_freed_memory() -> None:
-    """Lets freed memory serve the next tensors, where glibc would give large blocks back to the system at once.
+    """Makes glibc keep freed memory for the next tensors instead of returning large blocks to the system.
 
-    Every block that is taken anew costs a page fault for each 4 KiB of it: a third of the time of a NeuMF step on a
-    CPU. The process keeps as much memory as it once needed. Does nothing with another C library than glibc.
+    Each newly mapped block costs a page fault for each of its 4 KiB pages: a third of the time of a NeuMF step on a
+    CPU. The process keeps its peak memory. Does nothing with a C library other than glibc.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:

@@ -1,7 +1,7 @@
 """Random numbers of a training step that do not depend on how its rows are dealt to processes.
 
-Each is a pure function of the seed, the step, how many draws came before in the step, the row's place in the global
-batch, and the place within the row. They are made on the CPU.
+Each is a pure function of the seed, the step, the number of the draw within the step, the row's place in the global
+batch, and the place within the row. They are generated on the CPU.
 
 Shapes: N rows of a tensor, C columns, B rows of this process, V ids of all of them end to end.
 """
@@ -16,14 +16,14 @@ from torch import Tensor
 
 from dist_rec.core.splitmix import stream, words
 
-# Ids of a row that have numbers of their own.
 IDS = 1 << 20
+"""Maximum number of ids of a row with independent random numbers."""
 
 
 class Noise:
-    """The draws of one step after the other.
+    """The random draws of each step in turn.
 
-    A step's bits are made in a thread while the step looks its embeddings up: as many as the step before it drew.
+    A thread generates a step's bits ahead, during the embedding lookup: draws of the same shapes as in the last step.
     """
 
     def __init__(self) -> None:
@@ -33,14 +33,7 @@ class Noise:
         self.begin(0, 0, 0, 1)
 
     def begin(self, seed: int, step: int, first_row: int, rows: int) -> None:
-        """Begins a step.
-
-        Args:
-            seed: of the run.
-            step: the global one.
-            first_row: place of this process's first row in the global batch.
-            rows: of this process, B.
-        """
+        """Begins a global step, in which this process has B `rows` of the global batch, from its row `first_row` on."""
         self._step, self._first_row, self._rows, self._draws = (seed, step), first_row, rows, 0
         for coming in self._ahead.values():
             coming.cancel()
@@ -52,7 +45,7 @@ class Noise:
     def bits(self, rows: int, columns: int) -> Tensor:
         """Random bits, int64 [N, C]; each of the B rows of the batch has N / B neighbouring rows.
 
-        Words of PCG64 (O'Neill 2014), which jumps to any place of its stream.
+        They are words of PCG64 (O'Neill 2014), which can jump to any place of its stream.
         """
         draw = self._next_draw()[-1]
         self._drawn[draw] = (rows, columns)
@@ -76,7 +69,7 @@ class Noise:
         return centred_NC.erfinv_().mul_(math.sqrt(2)).to(x_NC.dtype)
 
     def uniform_of_ids(self, lengths_B: Tensor) -> Tensor:
-        """Uniform in [0, 1) for each id of the rows, float32 [V]; lengths of further rows than B are 0."""
+        """Uniform in [0, 1) for each id of the rows, float32 [V]; the lengths of padding rows, beyond B, are 0."""
         lengths = lengths_B.cpu().numpy().astype(np.int64)
         ends = lengths.cumsum()
         row_V = np.repeat(self._first_row + np.arange(len(lengths)), lengths)
@@ -89,13 +82,13 @@ class Noise:
 
 
 noise = Noise()
-"""Of this process."""
+"""The noise of this process."""
 
 
 def _words(key: tuple[int, ...], skipped: int, rows: int, columns: int) -> Tensor:
     generator = np.random.PCG64(np.random.SeedSequence(key))
     generator.advance(skipped)
-    # All values of the type: the generator's own words, drawn without holding the interpreter's lock.
+    # Over the full range of uint64 these are the generator's own words, drawn without holding the interpreter's lock.
     words = np.random.Generator(generator).integers(0, 2**64, rows * columns, np.uint64)
     return torch.from_numpy(words.view(np.int64)).view(rows, columns)
 

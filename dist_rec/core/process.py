@@ -1,6 +1,6 @@
-"""This process among the others: the only reader of RANK and its kin.
+"""Rank, device and process group of this process, from the environment variables of torchrun.
 
-Started by torchrun (or SLURM through it) there are many processes; started by hand there is one.
+torchrun (or SLURM through it) starts many processes; a process started by hand is the only one.
 """
 
 import os
@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Process:
-    """Where this process stands."""
+    """Rank and device of this process."""
 
     rank: int
     world: int
@@ -34,12 +34,12 @@ class Process:
 
     @property
     def first(self) -> bool:
-        """True on the one process that writes files and talks to the user."""
+        """True on the one process that writes files and prints to the user."""
         return self.rank == 0
 
 
 def this_process(device: str = "auto") -> Process:
-    """Reads the environment; raises UserError if it is incomplete or the device is not there."""
+    """Reads the environment; raises UserError if it is invalid or the device does not exist."""
     try:
         rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
         local_rank, local_world = int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("LOCAL_WORLD_SIZE", world))
@@ -47,23 +47,22 @@ def this_process(device: str = "auto") -> Process:
         raise UserError(f"RANK, WORLD_SIZE, LOCAL_RANK and LOCAL_WORLD_SIZE must be integers: {error}") from None
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cuda":
-        if local_rank >= torch.cuda.device_count():
-            raise UserError(
-                f"process {rank} wants GPU {local_rank} of this node, which has {torch.cuda.device_count()}; "
-                "start fewer processes a node or set train.device=cpu"
-            )
-        return Process(rank, world, local_rank, local_world, torch.device("cuda", local_rank))
-    return Process(rank, world, local_rank, local_world, torch.device("cpu"))
+    if device == "cuda" and local_rank >= torch.cuda.device_count():
+        raise UserError(
+            f"process {rank} needs GPU {local_rank} of this node, but it has {torch.cuda.device_count()}; "
+            "start fewer processes per node or set train.device=cpu"
+        )
+    own = torch.device("cuda", local_rank) if device == "cuda" else torch.device("cpu")
+    return Process(rank, world, local_rank, local_world, own)
 
 
 @contextmanager
 def process_group(process: Process, timeout_s: int = 1800) -> Iterator[None]:
     """The default process group: NCCL for CUDA tensors, Gloo for CPU ones; destroyed at the end.
 
-    On CPUs memory that tensors free is kept for the next ones.
+    On CPUs, freed memory is kept for the next tensors (`keep_freed_memory`).
 
-    After an exception it is left as it is: destroying it would wait for processes that wait for this one.
+    After an exception the group is not destroyed, which would wait for processes that wait for this one.
 
     Raises:
         UserError: if the rendezvous fails, for example because its port is in use.
@@ -81,26 +80,26 @@ def process_group(process: Process, timeout_s: int = 1800) -> Iterator[None]:
         where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
         reason = str(error).splitlines()[0]
         raise UserError(
-            f"process {process.rank} on {socket.gethostname()} found no rendezvous at {where}: {reason}; "
-            "is the port in use by another run? choose another MASTER_PORT"
+            f"process {process.rank} on {socket.gethostname()} cannot reach the rendezvous at {where}: {reason}; "
+            "if another run uses the port, choose another MASTER_PORT"
         ) from None
     yield
     dist.destroy_process_group()
 
 
 def new_host_group() -> dist.ProcessGroup:
-    """A group of all processes beside the default one, for small messages on the host; made by all of them."""
+    """A second group of all processes, for small messages on the host; all processes must create it."""
     group = dist.new_group(backend="gloo")
     assert isinstance(group, dist.ProcessGroup)
     return group
 
 
 def _store(process: Process, timeout: timedelta) -> dist.Store | None:
-    """Where the processes meet; None leaves it to torch.
+    """The store for the rendezvous; None leaves the choice to torch.
 
-    torchrun keeps one store over its restarts, and with it the addresses of processes that are gone, at which new ones
-    would knock in vain. On one node all processes know which start this is; the launchers of several nodes ask torchrun
-    for a new store instead (TORCH_DISABLE_SHARE_RDZV_TCP_STORE).
+    torchrun keeps one store over its restarts, which still holds the addresses of processes that have ended, so a
+    prefix separates the restarts. It is the same on all processes of one node; the launchers of several nodes ask
+    torchrun for a new store instead (TORCH_DISABLE_SHARE_RDZV_TCP_STORE).
     """
     if process.world == 1 and "MASTER_ADDR" not in os.environ:
         return dist.HashStore()
@@ -112,7 +111,7 @@ def _store(process: Process, timeout: timedelta) -> dist.Store | None:
 
 
 def job() -> str:
-    """What tells the job of this process, over all its restarts, from others; empty if it was started by hand."""
+    """Id of this process's job, the same over all restarts; empty if it was started by hand."""
     run = os.environ.get("TORCHELASTIC_RUN_ID", "")
     return os.environ.get("SLURM_JOB_ID") or ("" if run == "none" else run)
 
@@ -132,13 +131,9 @@ def on_first(process: Process, function: Callable[[], T]) -> T:
 
 
 def on_all(function: Callable[[], T], group: dist.ProcessGroup | None = None) -> list[T]:
-    """Runs a function on every process and returns all results, by rank, on all of them.
+    """Runs a function on every process of a group (None: of all) and returns all results, by rank, on each of them.
 
-    What fails on one process is gathered like a result, so that no process waits for one that did not come.
-
-    Args:
-        function: its result can be pickled.
-        group: of the processes; None takes all.
+    Results must be picklable. A failure is gathered like a result, so that no process waits for one that failed.
 
     Raises:
         RuntimeError: on all processes, with the message of the first one that failed.

@@ -1,6 +1,6 @@
-"""What a prepared data set says of itself: columns, tables of ids, splits, shards and their checksums.
+"""The manifest of a prepared data set: columns, tables of ids, splits, shards and their checksums.
 
-`manifest.json` is the only thing that training needs to know about data; configs stay short because of it.
+`manifest.json` tells training everything about the data, so that configs stay short.
 """
 
 from functools import cached_property
@@ -37,7 +37,7 @@ class Table(Config):
 
 
 class Block(Config):
-    """A run of rows that is read, checked and decoded at once: one Arrow record batch."""
+    """Consecutive rows that are read, checked and decoded at once: one Arrow record batch."""
 
     offset: int
     """Position of the first byte in the shard."""
@@ -48,7 +48,7 @@ class Block(Config):
 
 
 class Shard(Config):
-    """One file of rows; blocks are listed for Arrow IPC and empty for Parquet, where row groups take their place."""
+    """One file of rows; blocks are listed for Arrow IPC, and empty for Parquet, whose blocks are its row groups."""
 
     path: str
     """Relative to the manifest's folder."""
@@ -87,10 +87,10 @@ class Manifest(Config):
         raise UserError(f"the data has no column {name!r}; it has {', '.join(c.name for c in self.columns)}")
 
     def table_of(self, column: str) -> str:
-        """The table that an id column indexes; raises UserError if it is none."""
+        """The table that an id column indexes; raises UserError if the column holds no ids."""
         table = self.column(column).table
         if table is None:
-            raise UserError(f"column {column!r} is {self.column(column).kind}, it holds no ids")
+            raise UserError(f"column {column!r} is {self.column(column).kind} and holds no ids; name an id column")
         return table
 
     def rows_of(self, column: str) -> int:
@@ -104,9 +104,9 @@ class Manifest(Config):
         return self.splits[name]
 
     def warnings(self) -> tuple[str, ...]:
-        """What can be trained on, but hardly was meant: one line each."""
+        """Properties of valid data that are probably mistakes, one line each."""
         empty = [name for name, table in self.tables.items() if table.rows == 1]
-        found = [f"table {name!r} has one row only, that of unknown ids: its features say nothing" for name in empty]
+        found = [f"table {name!r} has only the row of unknown ids: its features carry no information" for name in empty]
         train = self.splits.get("train")
         if train is not None and train.positives in (0, train.rows):
             found.append(f"the label is {int(bool(train.positives))} in all {train.rows:,} training rows")
@@ -114,7 +114,7 @@ class Manifest(Config):
 
     @cached_property
     def checksum(self) -> str:
-        """Identifies the data: equal exactly when columns, tables, transform and every shard are equal."""
+        """Identifies the data: equal if and only if columns, tables, transform and all shards are equal."""
         return xxhash.xxh3_64_hexdigest(self.model_dump_json().encode())
 
     def save(self, folder: Path) -> None:
@@ -128,8 +128,9 @@ class Manifest(Config):
             manifest = cls.model_validate_json(text)
         except ValidationError as error:
             first = error.errors()[0]
-            raise UserError(f"{where} is not a manifest: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+            key = ".".join(map(str, first["loc"]))
+            raise UserError(f"{where} is not a valid manifest: {key}: {first['msg']}; prepare the data again") from None
         for column in manifest.columns:
             if column.table is not None and column.table not in manifest.tables:
-                raise UserError(f"{where}: column {column.name!r} is of table {column.table!r}, which is not listed")
+                raise UserError(f"{where}: column {column.name!r} indexes table {column.table!r}, which is not listed")
         return manifest

@@ -1,4 +1,4 @@
-"""SplitMix64: random numbers that are pure functions of what they are for, so that no state has to be kept or shared.
+"""SplitMix64: random numbers that are pure functions of a key, so that no state has to be kept or shared.
 
 Steele, Lea and Flood 2014, "Fast Splittable Pseudorandom Number Generators" (figure 17): the k-th number of the stream
 that starts at `base` is `mix(base + k * GAMMA)`. All arithmetic is modulo 2**64.
@@ -29,10 +29,10 @@ def stream(*key: Any) -> NDArray[np.uint64]:
 
 
 def words(base: NDArray[np.uint64], index: NDArray[Any]) -> NDArray[np.uint64]:
-    """The numbers at these places of streams, broadcast together."""
+    """The numbers at these indices of streams, from 0; `base` and `index` are broadcast together."""
     return mix(base + (index.astype(np.uint64) + U64(1)) * GAMMA)
 
 
 def shuffled(count: int, *key: int) -> NDArray[np.int64]:
-    """A random permutation of `count` places: the places in the order of their words."""
+    """A random permutation of [0, count), drawn for the key: indices sorted by their numbers."""
     return np.argsort(words(stream(*key), np.arange(count)), kind="stable")

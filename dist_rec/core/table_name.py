@@ -1,4 +1,4 @@
-"""The name of an embedding table, wherever one is written or read."""
+"""The names of embedding tables in configs, models and checkpoints."""
 
 import re
 from collections.abc import Iterable
@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from typing import Self, TypeVar
 
 T = TypeVar("T")
-# TorchRec's collections of bags and of sequences hold each table as a module of its name.
+# TorchRec's EmbeddingBagCollection and EmbeddingCollection hold each table as a submodule of its name.
 PARAMETER = re.compile(r"(?:^|\.)(?:embedding_bags|embeddings)\.([^./]+/[^.]+)\.weight$")
 
 
 @dataclass(frozen=True)
 class TableName:
-    """One weight matrix: that of a head's lookup or catalog for the data's table of ids that its features index."""
+    """Name of a weight matrix: the head's lookup or catalog, and the data's table of ids that its features index."""
 
     lookup: str
     table: str
@@ -22,17 +22,17 @@ class TableName:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """The name that is written so, `lookup/table`."""
+        """Parses `lookup/table`."""
         lookup, _, table = text.partition("/")
         return cls(lookup, table)
 
     @classmethod
     def of_parameter(cls, parameter: str) -> Self | None:
-        """The lookup's table that a parameter is, by its name in a model or a checkpoint; None if it is none."""
+        """The table that a parameter's name in a model or checkpoint refers to; None if it is not a lookup's table."""
         found = PARAMETER.search(parameter)
         return None if found is None else cls.parse(found[1])
 
 
 def by_table(parameters: Iterable[tuple[str, T]]) -> dict[TableName, T]:
-    """The lookups' tables among a model's parameters, or among what else goes by their names."""
+    """The values of the lookups' tables, from pairs of a parameter's name and a value."""
     return {table: value for name, value in parameters if (table := TableName.of_parameter(name)) is not None}

@@ -1,6 +1,6 @@
-"""From runs of rows to a batch of tensors, without a Python step per row."""
+"""Joins slices of rows into a batch of tensors, without a Python step per row."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -10,30 +10,21 @@ from torch import Tensor
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from dist_rec.core.batch import Batch
-from dist_rec.data.columns import Array, Jagged, Layout, Rows
+from dist_rec.data.columns import Array, Layout, Rows
 
 
 class Slice(NamedTuple):
-    """A run of rows of a window."""
+    """The rows [start, stop) of a window."""
 
     rows: Rows
-    jagged: dict[str, Callable[[int, int], Jagged]]
     start: int
     stop: int
 
 
 def collate(slices: Sequence[Slice], layout: Layout, padded: int, scale: float, step: int = 0) -> Batch:
-    """Joins slices into a batch of B rows; an empty list gives an empty batch.
-
-    Args:
-        slices: where the rows are.
-        layout: the columns, in order.
-        padded: rows of the id features, P (see `Batch.ids`).
-        scale: see `Batch.scale`.
-        step: see `Batch.step`.
-    """
+    """Joins slices into a batch of B rows, its id features `padded` to P rows; no slices give an empty batch."""
     num_dense = len(layout.dense)
-    # Few calls on whole batches: each gives way to the thread that reads, and then waits for it.
+    # Few calls, each on the whole batch: a call releases the interpreter's lock and then waits to get it back.
     floats = _joined([part.rows.floats[part.start : part.stop] for part in slices], len(layout.floats), np.float32)
     rows = _joined(
         [part.rows.categorical[part.start : part.stop] for part in slices], len(layout.categorical), np.int32
@@ -71,7 +62,7 @@ def _keyed(
     for name, row in zip(jagged, lengths[len(categorical) :], strict=True):
         at = 0
         for part in slices:
-            piece = part.jagged[name](part.start, part.stop)
+            piece = part.rows.jagged[name].slice(part.start, part.stop)
             row[at : at + len(piece.lengths)] = piece.lengths
             at += len(piece.lengths)
             values.append(piece.values)
@@ -88,7 +79,7 @@ def _keyed(
 
 @lru_cache(4)
 def _one_each(features: int, rows: int, padded: int) -> Array:
-    """Lengths of categorical features, int32 [features, padded]; shared by the batches, which nobody writes to."""
+    """Lengths of categorical features, int32 [features, padded]; shared by batches, so never written to."""
     lengths = np.zeros((features, padded), np.int32)
     lengths[:, :rows] = 1
     return lengths

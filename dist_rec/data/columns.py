@@ -1,10 +1,11 @@
-"""From Arrow columns to rows that are checked and dealt, without a Python step per row.
+"""Decodes Arrow columns to rows, checks and permutes them, without a Python step per row.
 
 Shapes: R rows of a block or window, N dense features, C categorical features, V ids of a jagged feature.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class Jagged:
-    """A bag or sequence column: `lengths` ids for each of R rows, end to end in `values` (and `weights`)."""
+    """A bag or sequence column of R rows; the ids of all rows, and their weights if any, lie end to end."""
 
     values: Array
     lengths: Array
@@ -33,17 +34,15 @@ class Jagged:
         index = np.arange(ends[-1] if len(ends) else 0) + np.repeat(starts - (ends - lengths), lengths)
         return Jagged(self.values[index], lengths, None if self.weights is None else self.weights[index])
 
-    def slices(self) -> Callable[[int, int], "Jagged"]:
-        """A function (first row, past-the-last row) → those rows, without copying."""
-        ends = np.concatenate([[0], np.cumsum(self.lengths)])
+    @cached_property
+    def _bounds(self) -> Array:
+        """Place of the first id of each row, and the end of the last row, [R + 1]."""
+        return np.concatenate([[0], np.cumsum(self.lengths)])
 
-        def rows(start: int, stop: int) -> Jagged:
-            ids = slice(ends[start], ends[stop])
-            return Jagged(
-                self.values[ids], self.lengths[start:stop], None if self.weights is None else self.weights[ids]
-            )
-
-        return rows
+    def slice(self, start: int, stop: int) -> "Jagged":
+        """The rows [start, stop), without copying."""
+        ids = slice(self._bounds[start], self._bounds[stop])
+        return Jagged(self.values[ids], self.lengths[start:stop], None if self.weights is None else self.weights[ids])
 
     @staticmethod
     def concatenate(parts: Sequence["Jagged"]) -> "Jagged":
@@ -58,7 +57,7 @@ class Jagged:
 
 @dataclass(frozen=True)
 class Layout:
-    """Which columns of the shards a model reads, in the order in which it sees them."""
+    """The columns of the shards that a model reads, in the order in which it sees them."""
 
     dense: tuple[str, ...]
     categorical: tuple[str, ...]
@@ -71,18 +70,18 @@ class Layout:
 
     @property
     def floats(self) -> tuple[str, ...]:
-        """The columns of numbers, in the order of `Rows.floats`."""
+        """The numeric columns, in the order of `Rows.floats`."""
         return (*self.dense, self.label, *([self.weight] if self.weight else []))
 
     @classmethod
     def of(cls, manifest: Manifest, features: Sequence[str] | None = None) -> "Layout":
-        """The layout of a data set; `features` limits it to the id columns that a model looks up."""
+        """The layout of a data set; `features` are the id columns that a model looks up, None takes all."""
         wanted = [c for c in manifest.columns if features is None or c.name in features]
         jagged_weights = {column.weights for column in manifest.columns}
         row_weights = [name for name in manifest.names("weight") if name not in jagged_weights]
         labels = manifest.names("label")
         if len(labels) != 1:
-            raise UserError(f"the data has {len(labels)} label columns, training needs one")
+            raise UserError(f"the data has {len(labels)} label columns, but training needs one; prepare the data again")
         categorical = tuple(c.name for c in wanted if c.kind == "categorical")
         return cls(
             dense=manifest.names("dense"),
@@ -97,7 +96,7 @@ class Layout:
 
 @dataclass(frozen=True)
 class Rows:
-    """R decoded rows, each contiguous: they are dealt and joined by whole rows."""
+    """R decoded rows, each contiguous, since whole rows are permuted and joined."""
 
     floats: Array
     """Dense features, then the label, then the row weight if there is one, float32 [R, N + 1 or 2]."""
@@ -109,29 +108,24 @@ class Rows:
         return len(self.floats)
 
     def slice(self, start: int, stop: int) -> "Rows":
-        """Some of the rows, without copying."""
-        jagged = {name: column.slices()(start, stop) for name, column in self.jagged.items()}
+        """The rows [start, stop), without copying."""
+        jagged = {name: column.slice(start, stop) for name, column in self.jagged.items()}
         return Rows(self.floats[start:stop], self.categorical[start:stop], jagged)
 
 
 @dataclass(frozen=True)
 class Block:
-    """Rows as they lie in a shard."""
+    """Rows as they are stored in a shard."""
 
     record: pa.RecordBatch
     shard: str
     """Path of the shard, for messages."""
     first_row: int
-    """The row of the shard at which the block begins."""
+    """Number in the shard of the first row, from 0."""
 
 
 def decode(block: Block, layout: Layout, manifest: Manifest) -> Rows:
-    """Turns columns into rows and checks every id against its table.
-
-    Args:
-        block: R rows.
-        layout: the columns to take.
-        manifest: for the sizes of the tables and the columns of jagged weights.
+    """Turns the columns of a layout into rows and checks every id against its table.
 
     Raises:
         UserError: naming the shard, row, feature and table of an id outside its table, or the column of an empty value.
@@ -144,28 +138,20 @@ def decode(block: Block, layout: Layout, manifest: Manifest) -> Rows:
 
 
 def join(parts: Sequence[Rows], permutation: Array | None) -> Rows:
-    """Puts the rows of all parts in order.
-
-    Args:
-        parts: at least one; R rows in all.
-        permutation: the place among them of each row, int64 [R]; None keeps them as they are.
-    """
+    """Concatenates at least one part to R rows; row i of the result is row `permutation[i]`, int64 [R], if given."""
     floats = np.concatenate([part.floats for part in parts])
     categorical = np.concatenate([part.categorical for part in parts])
     columns = {name: Jagged.concatenate([part.jagged[name] for part in parts]) for name in parts[0].jagged}
     if permutation is None:
         return Rows(floats, categorical, columns)
     jagged = {name: column.take(permutation) for name, column in columns.items()}
-    return Rows(_deal(floats, permutation), _deal(categorical, permutation), jagged)
-
-
-def _deal(rows: Array, permutation: Array) -> Array:
-    # "clip" only because "raise" would go through a buffer: a permutation has no place outside.
-    return np.take(rows, permutation, axis=0, mode="clip")
+    # A permutation stays in bounds; mode "clip" avoids the buffer that "raise" goes through.
+    floats, categorical = (rows.take(permutation, axis=0, mode="clip") for rows in (floats, categorical))
+    return Rows(floats, categorical, jagged)
 
 
 def _matrix(block: Block, names: tuple[str, ...], dtype: type[np.generic]) -> Array:
-    """Columns of one type, turned into rows, [R, names]; raises UserError if a value is empty."""
+    """Columns of one type as rows, [R, names]; raises UserError if a value is empty."""
     if not names:
         return np.empty((block.record.num_rows, 0), dtype)
     columns = block.record.select(names)
@@ -186,7 +172,7 @@ def _jagged(block: Block, name: str, manifest: Manifest) -> Jagged:
 
 
 def _numbers(block: Block, name: str, values: pa.Array) -> Array:
-    """Numbers of a column, without a copy; raises UserError if one is empty."""
+    """The numbers of a column, without a copy; raises UserError if a value is empty."""
     try:
         return values.to_numpy()
     except pa.ArrowInvalid:
@@ -206,7 +192,7 @@ def _first_empty(column: pa.Array) -> int:
 
 
 def _column_max(ids: Array) -> Array:
-    """The largest of every column, 16 rows at a time: one row is short for the processor's vector units."""
+    """The maximum of every column, 16 rows at a time, since one row is too short for vector instructions."""
     groups, columns = len(ids) // 16, ids.shape[1]
     largest = ids[: groups * 16].reshape(groups, 16 * columns).max(0, initial=0).reshape(16, columns).max(0)
     return np.maximum(largest, ids[groups * 16 :].max(0, initial=0))
@@ -214,7 +200,7 @@ def _column_max(ids: Array) -> Array:
 
 def _check(ids: Array, lengths: Array | None, block: Block, name: str, manifest: Manifest) -> None:
     rows = manifest.rows_of(name)
-    # As unsigned numbers, negative ids are large ones.
+    # Read as unsigned numbers, negative ids exceed every table.
     if not len(ids) or ids.view(np.uint32).max() < rows:
         return
     at = int(np.flatnonzero(ids.view(np.uint32) >= rows)[0])

@@ -1,4 +1,4 @@
-"""The order of rows: pure functions of (seed, epoch), never of the number of processes.
+"""The order of rows: a pure function of (seed, epoch), independent of the number of processes.
 
     blocks ──shuffle──▶ one long sequence ──cut──▶ streams ──shuffle in windows──▶ global batches
 
@@ -18,12 +18,12 @@ Int64 = NDArray[np.int64]
 
 
 def streams_of(rank: int, world: int, streams: int) -> range:
-    """The streams that a process reads: contiguous, and as many as any other process reads, or one more."""
+    """The streams that a process reads: contiguous, and balanced to within one between processes."""
     return range(streams * rank // world, streams * (rank + 1) // world)
 
 
 def rows_of(samples: range, mine: range, streams: int) -> int:
-    """How many of consecutive samples belong to a process with the streams `mine`."""
+    """Number of consecutive samples that belong to a process with the streams `mine`."""
 
     def before(sample: int) -> int:
         rounds, rest = divmod(sample, streams)
@@ -33,7 +33,7 @@ def rows_of(samples: range, mine: range, streams: int) -> int:
 
 
 def most_rows(samples: range, world: int, streams: int) -> int:
-    """Rows of the process that gets most of consecutive samples."""
+    """Largest number of consecutive samples that any process gets."""
     if streams % world == 0 and len(samples) % streams == 0:
         return len(samples) // world
     return max(rows_of(samples, streams_of(rank, world, streams), streams) for rank in range(world))
@@ -46,23 +46,18 @@ def steps_in_epoch(rows: int, batch: int) -> int:
 
 @dataclass(frozen=True)
 class Order:
-    """The order of one epoch.
-
-    Args:
-        block_rows: rows of every block in the order of the files, int64 [blocks].
-        seed: the run's seed.
-        epoch: counted from 0.
-        streams: number of canonical streams, S.
-        window: rows of a stream that are shuffled together.
-        shuffle: False keeps the order of the files within each stream.
-    """
+    """The order of one epoch, counted from 0."""
 
     block_rows: Int64
+    """Rows of every block in the order of the files, int64 [blocks]."""
     seed: int
     epoch: int
     streams: int
+    """Number of streams."""
     window: int
+    """Rows of a stream that are shuffled together."""
     shuffle: bool = True
+    """False keeps the order of the files within each stream."""
 
     @cached_property
     def rows(self) -> int:
@@ -71,28 +66,28 @@ class Order:
 
     @cached_property
     def block_order(self) -> Int64:
-        """Index of the block at each place of the sequence, int64 [blocks]."""
+        """Index of the block at each place of the sequence of blocks, int64 [blocks]."""
         blocks = len(self.block_rows)
         return self._random().permutation(blocks) if self.shuffle else np.arange(blocks)
 
     @cached_property
     def block_starts(self) -> Int64:
-        """Position in the sequence of the first row of each placed block, and the end, int64 [blocks + 1]."""
+        """Position in the sequence of the first row of each block in `block_order`, and the end, int64 [blocks + 1]."""
         return np.concatenate([[0], np.cumsum(self.block_rows[self.block_order])])
 
     def taken(self, stream: int, sample: int) -> int:
-        """Rows of the stream among the first `sample` samples of the epoch."""
+        """Number of the stream's rows among the first `sample` samples of the epoch."""
         return max(0, (sample - stream + self.streams - 1) // self.streams)
 
     def stream_start(self, stream: int) -> int:
-        """Position in the sequence where a stream begins."""
+        """Position in the sequence of a stream's first row."""
         base, longer = divmod(self.rows, self.streams)
         return stream * base + min(stream, longer)
 
     def window_span(self, stream: int, index: int) -> tuple[int, int]:
         """First and past-the-last row of a stream's window.
 
-        The first windows have different lengths, so that the streams do not all need a new window at once.
+        The first windows differ in length, so that the streams do not all need a new window at the same time.
         """
         size = self.taken(stream, self.rows)
         first = -(-self.window * (stream + 1) // self.streams)
@@ -105,12 +100,12 @@ class Order:
         return 0 if row < first else 1 + (row - first) // self.window
 
     def window_permutation(self, stream: int, index: int) -> Int64 | None:
-        """Where in the window each row comes from, int64 [rows of the window]; None for the order of the files."""
+        """For each row of the shuffled window, its place before, int64 [rows of the window]; None if not shuffled."""
         start, stop = self.window_span(stream, index)
         return self._random(stream, index).permutation(stop - start) if self.shuffle else None
 
     def pieces(self, stream: int, index: int) -> list[tuple[int, int, int]]:
-        """The runs of rows that a window is read from: (block, first row, past-the-last row)."""
+        """The ranges of rows that make up a window: (block, first row, past-the-last row)."""
         start, stop = (self.stream_start(stream) + row for row in self.window_span(stream, index))
         place = int(np.searchsorted(self.block_starts, start, side="right")) - 1
         found = []

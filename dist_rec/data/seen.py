@@ -1,4 +1,4 @@
-"""The pairs of a user and an item that training has seen: a file of the folders that `dist-rec prepare ratings` makes.
+"""The (user, item) pairs of the training split: a file in the folders that `dist-rec prepare ratings` writes.
 
 Shapes: N ratings, S pairs.
 """
@@ -16,20 +16,20 @@ FILE = "seen.npy"
 
 
 class Seen(Config):
-    """What the manifest says of the file, as `transform.seen`."""
+    """The manifest's entry for the file, `transform.seen`."""
 
     pairs: int
     checksum: str
 
 
 def sorted_pairs(user_N: NDArray[np.integer], item_N: NDArray[np.integer], items: int) -> NDArray[np.int64]:
-    """The pairs `user * items + item` of rows of the tables, without unknown items, int64 [S]."""
+    """The sorted pairs `user * items + item` of rows of the tables, without unknown items, int64 [S]."""
     known_N = item_N > 0
     return np.sort(user_N[known_N].astype(np.int64) * items + item_N[known_N])
 
 
 def save_seen(folder: Path, pair_S: NDArray[np.int64]) -> Seen:
-    """Writes the sorted pairs of the training split."""
+    """Writes the sorted pairs of the training split, int64 [S]."""
     np.save(folder / FILE, pair_S)
     return Seen(pairs=pair_S.size, checksum=checksum(folder / FILE))
 
@@ -38,11 +38,11 @@ def seen_pairs(dataset: Dataset) -> NDArray[np.int64]:
     """The sorted pairs of the training split, int64 [S], verified and mapped into memory.
 
     Raises:
-        UserError: if the folder has no seen pairs, or not those that it was prepared with.
+        UserError: if the folder has no seen pairs, or they are damaged.
     """
     path, seen = Path(dataset.path, FILE), dataset.manifest.transform.get("seen")
     if seen is None:
-        raise UserError(f"{dataset.path} was not prepared by `dist-rec prepare ratings`: it has no seen pairs")
+        raise UserError(f"{dataset.path} has no seen pairs: it was not prepared by `dist-rec prepare ratings`")
     if not path.exists() or checksum(path) != seen["checksum"]:
         raise UserError(f"{path} is missing or damaged; prepare the data again")
     return np.load(path, mmap_mode="r")

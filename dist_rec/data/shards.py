@@ -1,6 +1,6 @@
 """Shards on disk: written as Arrow IPC in checksummed blocks, read block by block from IPC or Parquet.
 
-A block is read by its byte range (from the manifest), so that any `pyarrow.fs` file system serves it, nothing is
+A block is read by its byte range (from the manifest), so that any `pyarrow.fs` file system will do, nothing is
 mapped into memory, and a damaged byte is found before it is trained on.
 """
 
@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
@@ -24,11 +23,11 @@ from dist_rec.core.schema import MANIFEST, Block, Column, Manifest, Shard
 
 BLOCK_ROWS = 4096
 OPEN_FILES = 64
-"""Shards that a data set holds open at once."""
+"""Shards that a data set keeps open."""
 
 
 class CorruptBlock(UserError):
-    """A block whose bytes are not those that were written."""
+    """A block whose bytes differ from those that were written."""
 
 
 def arrow_schema(columns: tuple[Column, ...]) -> pa.Schema:
@@ -38,7 +37,7 @@ def arrow_schema(columns: tuple[Column, ...]) -> pa.Schema:
 
 
 def lists(values: NDArray[Any], lengths_N: NDArray[np.integer]) -> pa.ListArray:
-    """A bag or sequence for each row, from the values of all of them end to end."""
+    """The bags or sequences of N rows, from the values of all rows end to end."""
     return pa.ListArray.from_arrays(np.concatenate(([0], lengths_N.cumsum())).astype(np.int32), values)
 
 
@@ -53,11 +52,7 @@ def _arrow_type(column: Column, jagged: bool) -> pa.DataType:
 class ShardWriter:
     """Writes tables of any length into one shard of equal blocks (the last one may be short).
 
-    Args:
-        folder: the data set's folder.
-        path: the shard's path inside it, such as `train/00000.arrows`.
-        schema: from `arrow_schema`.
-        block_rows: rows a block.
+    `path` is relative to the data set's folder, such as `train/00000.arrows`; `schema` comes from `arrow_schema`.
     """
 
     def __init__(self, folder: Path, path: str, schema: pa.Schema, block_rows: int = BLOCK_ROWS) -> None:
@@ -69,7 +64,7 @@ class ShardWriter:
         self._blocks: list[Block] = []
 
     def write(self, table: pa.Table) -> None:
-        """Appends rows; what does not fill a block waits for the next call."""
+        """Appends rows; a last incomplete block waits for the next call."""
         waiting = pa.concat_tables([*self._waiting, table])
         full = waiting.num_rows // self._block_rows * self._block_rows
         for start in range(0, full, self._block_rows):
@@ -85,11 +80,10 @@ class ShardWriter:
         self._blocks.append(Block(offset=offset, bytes=message.size, rows=batch.num_rows, checksum=checksum))
 
     def close(self) -> Shard:
-        """Writes what waits and returns the manifest's entry."""
+        """Writes the last block and returns the manifest's entry."""
         for rest in self._waiting:
             if rest.num_rows:
                 self._write_block(rest)
-        self._waiting = []
         self._file.write(b"\xff\xff\xff\xff\x00\x00\x00\x00")
         self._file.close()
         return Shard(path=self._path, rows=sum(block.rows for block in self._blocks), blocks=tuple(self._blocks))
@@ -97,18 +91,16 @@ class ShardWriter:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self._file.close()
 
 
 @contextmanager
 def new_folder(out: Path) -> Iterator[Path]:
-    """A folder that appears under its name only when the block ends without an error; otherwise nothing is left.
+    """A folder that appears under its name only when the `with` block ends without an error; else nothing is left.
 
     Raises:
-        UserError: if `out` exists already, or the disk is full or a file not accessible while the block runs.
+        UserError: if `out` exists already, or the disk is full or a file is not accessible inside the `with` block.
     """
     if out.exists():
         raise UserError(f"{out} exists already; remove it or choose another --out")
@@ -124,7 +116,7 @@ def new_folder(out: Path) -> Iterator[Path]:
         raise UserError(f"{where}: {error.strerror or f'{error}; is the disk full?'}") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-        with suppress(OSError):  # They hold `out` now, if all went well.
+        with suppress(OSError):  # on success, they are not empty
             for parent in new_parents:
                 parent.rmdir()
 
@@ -148,13 +140,13 @@ class Dataset:
         else:
             self._root = self.path
         self._fs = filesystem or pafs.LocalFileSystem()
-        # One that is dropped closes itself once no thread reads from it any more.
-        self._open = lru_cache(OPEN_FILES)(self._open_file)
+        # A file that leaves the cache closes when no thread reads from it any more.
+        self._open = lru_cache(OPEN_FILES)(lambda path: self._fs.open_input_file(f"{self._root}/{path}"))
         try:
             with self._fs.open_input_file(f"{self._root}/{MANIFEST}") as file:
                 text = file.read()
         except (FileNotFoundError, NotADirectoryError):
-            raise UserError(f"{self.path} holds no {MANIFEST}; make one with `dist-rec prepare`") from None
+            raise UserError(f"{self.path} holds no {MANIFEST}; prepare the data with `dist-rec prepare`") from None
         except OSError as error:
             raise UserError(f"{self.path}/{MANIFEST} cannot be read: {str(error).splitlines()[0]}") from None
         self.manifest = Manifest.from_json(text, f"{self.path}/{MANIFEST}")
@@ -167,15 +159,16 @@ class Dataset:
             rows = [block.rows for block in shard.blocks]
             if _is_parquet(shard):
                 with _damage_named(f"{self.path}/{shard.path}", parquet=True):
-                    rows = self._row_groups(shard)
+                    metadata = pq.ParquetFile(self._open(shard.path)).metadata
+                    rows = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
             listed += [(shard, index, count) for index, count in enumerate(rows)]
         return listed
 
     def check_files(self) -> None:
-        """Looks for every shard of every split, without reading one.
+        """Checks that every shard of every split exists and is long enough, without reading it.
 
         Raises:
-            CorruptBlock: naming the first that is missing or too short.
+            CorruptBlock: naming the first shard that is missing or too short.
         """
         shards = [shard for split in self.manifest.splits.values() for shard in split.shards]
         infos = self._fs.get_file_info([f"{self._root}/{shard.path}" for shard in shards])
@@ -192,7 +185,7 @@ class Dataset:
 
         Raises:
             CorruptBlock: naming the shard and the block, if a byte differs, bytes are missing or the file is gone.
-            UserError: naming them, if the system cannot read now what may be whole.
+            UserError: naming them, if the system cannot read a file that may be intact.
         """
         where, parquet = f"{self.path}/{shard.path}, block {index}", _is_parquet(shard)
         with _damage_named(where, parquet):
@@ -202,12 +195,13 @@ class Dataset:
         block = shard.blocks[index]
         data = self._open(shard.path).read_at(block.bytes, block.offset)
         if len(data) != block.bytes:
-            raise CorruptBlock(f"{where}: {block.bytes - len(data)} of {block.bytes} bytes are missing")
+            missing = block.bytes - len(data)
+            raise CorruptBlock(f"{where}: {missing} of {block.bytes} bytes are missing; prepare the data again")
         if xxhash.xxh3_64_hexdigest(data) != block.checksum:
             raise CorruptBlock(f"{where}: the bytes do not match their checksum; prepare the data again")
         batch = pa.ipc.read_record_batch(pa.py_buffer(data), self.schema)
-        if batch.num_rows != block.rows:
-            raise CorruptBlock(f"{where} has {batch.num_rows} rows, and the manifest says {block.rows}")
+        if (found := batch.num_rows) != block.rows:
+            raise CorruptBlock(f"{where} has {found} rows, not {block.rows} as in {MANIFEST}; prepare the data again")
         return batch
 
     def _read_parquet(self, shard: Shard, index: int) -> pa.RecordBatch:
@@ -215,24 +209,17 @@ class Dataset:
         table = file.read_row_group(index, columns=self.schema.names)
         return table.cast(self.schema).combine_chunks().to_batches()[0]
 
-    def _row_groups(self, shard: Shard) -> list[int]:
-        metadata = pq.ParquetFile(self._open(shard.path)).metadata
-        return [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
-
-    def _open_file(self, path: str) -> pa.NativeFile:
-        return self._fs.open_input_file(f"{self._root}/{path}")
-
 
 @contextmanager
 def _damage_named(where: str, parquet: bool) -> Iterator[None]:
-    """Makes CorruptBlock of damage and UserError of what the system cannot do, such as open one more file."""
+    """Raises CorruptBlock for damage, and UserError for failures of the system, such as too many open files."""
     try:
         yield
     except FileNotFoundError:
         raise CorruptBlock(f"{where}: the file is missing; prepare the data again") from None
     except (pa.ArrowInvalid, OSError) as error:
         reason = str(error).splitlines()[0]
-        # Errors of the system have a number; without one, Parquet's reader says OSError of bytes that it cannot decode.
+        # Errors of the system have a number; Parquet's reader raises OSError without one for bytes it cannot decode.
         if isinstance(error, pa.ArrowInvalid) or (parquet and error.errno is None):
             raise CorruptBlock(f"{where}: unreadable ({reason}); prepare the data again") from None
         raise UserError(f"{where} cannot be read: {reason}") from None
@@ -242,7 +229,7 @@ def _from_uri(uri: str) -> tuple[pafs.FileSystem, str]:
     try:
         return pafs.FileSystem.from_uri(uri)
     except (pa.ArrowInvalid, OSError) as error:
-        raise UserError(f"data {uri!r}: {str(error).splitlines()[0]}") from None
+        raise UserError(f"data {uri!r} cannot be opened: {str(error).splitlines()[0]}") from None
 
 
 def _is_parquet(shard: Shard) -> bool:

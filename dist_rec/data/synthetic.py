@@ -1,8 +1,8 @@
-"""Raw click logs in Criteo's form, made from a known model: for demos, tests and measurements without real data.
+"""Raw click logs in Criteo's format, drawn from a known model: for demos, tests and measurements without real data.
 
 Ids are skewed (density ∝ 1/rank), values are missing about as often as in the Kaggle data, and clicks are drawn from
 a logit that is linear in the log counts and in latent weights of frequent ids, plus products of two ids' latents.
-As the true probabilities are known, so is the best AUC that any model can reach.
+Since the true probabilities are known, so is the best AUC that any model can reach.
 
 Shapes: N rows of a block; 13 integers (I) and 26 categories (C) a row.
 """
@@ -21,12 +21,12 @@ from dist_rec.core.errors import UserError
 from dist_rec.data.shards import new_folder
 from dist_rec.data.workers import Report, Workers, available_cpus
 
-# Of the Kaggle training data: median and 95th percentile of each integer, share of rows where it is missing.
+# In the Kaggle training data: median and 95th percentile of each integer, and share of rows where it is missing.
 INTEGERS = (
     (1, 15, 0.45), (3, 521, 0.0), (6, 75, 0.21), (4, 26, 0.21), (2796, 63375, 0.03), (32, 479, 0.22), (3, 65, 0.04),
     (7, 42, 0.001), (39, 436, 0.04), (1, 2, 0.45), (1, 11, 0.04), (0, 4, 0.77), (4, 29, 0.21),
 )  # fmt: skip
-# Distinct values of each category, those above a million cut to it, and share of rows where it is missing.
+# Distinct values of each category, at most a million, and share of rows where it is missing.
 CATEGORIES = (
     (1_460, 0.0), (583, 0.0), (1_000_000, 0.03), (1_000_000, 0.03), (305, 0.0), (24, 0.12), (12_517, 0.0), (633, 0.0),
     (3, 0.0), (93_145, 0.0), (5_683, 0.0), (1_000_000, 0.03), (3_194, 0.0), (27, 0.0), (14_992, 0.0), (1_000_000, 0.03),
@@ -34,27 +34,27 @@ CATEGORIES = (
     (105, 0.44), (142_572, 0.44),
 )  # fmt: skip
 PAIRS = ((0, 5), (1, 7), (4, 13), (8, 10), (14, 16), (17, 22))
-"""Categories whose latents are multiplied."""
+"""Pairs of categories whose latents are multiplied."""
 INTEGER_LIMIT = 1 << 17
 INTEGER_SHIFT = 3
 """Criteo's integers go down to -3; here the second one does."""
 SIGNAL_RANKS = 100
-"""Rarer ids carry no signal of their own: nobody could learn it."""
+"""Ids beyond this rank have no weight of their own, which would be too rare to learn."""
 CLICK_RATE = 0.26
 LOGIT_DEVIATION = 1.35
-"""Gives a best AUC of about .80 at this click rate."""
+"""Standard deviation of the logit; the best AUC is about 0.80 at this click rate."""
 BLOCK_ROWS = 1 << 14
 PROBABILITY_BINS = 1 << 16
 
 
 @dataclass(frozen=True)
 class Block:
-    """Rows before they are text."""
+    """Rows before they are formatted as text."""
 
     integer_IN: NDArray[np.int64]
     no_integer_IN: NDArray[np.bool_]
     rank_CN: NDArray[np.int64]
-    """From 0, the most frequent id."""
+    """Rank of each id by frequency, from 0."""
     no_category_CN: NDArray[np.bool_]
 
     @classmethod
@@ -79,12 +79,12 @@ class Block:
 
 
 class ClickModel:
-    """The logistic model that clicks are drawn from, itself drawn from a seed."""
+    """The logistic model from which clicks are drawn; its weights are drawn from a seed."""
 
     def __init__(self, seed: int) -> None:
         rng = np.random.default_rng((seed, 0))
         self._integer_I = rng.normal(0, 0.35, len(INTEGERS))
-        # The last rank stands for all rarer ids and missing ones.
+        # The last rank stands for all rarer ids and for missing values.
         self._linear_CR = rng.normal(0, 0.5, (len(CATEGORIES), SIGNAL_RANKS))
         self._latent_CR = rng.normal(0, 0.7, (len(CATEGORIES), SIGNAL_RANKS))
         self._linear_CR[:, -1] = self._latent_CR[:, -1] = 0
@@ -93,7 +93,7 @@ class ClickModel:
         self._shift = _shift_to_rate(pilot * self._scale, CLICK_RATE)
 
     def logit(self, block: Block) -> NDArray[np.float64]:
-        """Of a click, (N,)."""
+        """Logit of a click, (N,)."""
         return self._raw(block) * self._scale + self._shift
 
     def _raw(self, block: Block) -> NDArray[np.float64]:
@@ -122,7 +122,7 @@ def _sigmoid(logit: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 class Text:
-    """Blocks to lines: every field at a fixed place of a byte matrix, then the unused bytes are dropped."""
+    """Formats blocks as lines: writes every field to a fixed place of a byte matrix, then drops the unused bytes."""
 
     WORD = 8
     WIDTH = 2 + (WORD + 1) * (len(INTEGERS) + len(CATEGORIES))
@@ -151,7 +151,7 @@ class Text:
 
     def _category_words(self, block: Block) -> Iterator[NDArray[np.uint64]]:
         for column, (rank_N, missing_N) in enumerate(zip(block.rank_CN, block.no_category_CN, strict=True)):
-            # An odd multiplier permutes the 32-bit numbers: different ranks have different values.
+            # An odd multiplier permutes the 32-bit numbers, so different ranks get different values.
             value_N = ((rank_N + 1) * 0x9E3779B1 + column * 0x85EBCA6B).astype(">u4")
             word_N = self._hex[value_N.view(np.uint8)].view(np.uint64)
             yield np.where(missing_N, np.uint64(0), word_N)
@@ -159,7 +159,7 @@ class Text:
 
 @dataclass(frozen=True)
 class Truth:
-    """What is known of the generated rows: `truth.json`."""
+    """Known properties of the generated rows: `truth.json`."""
 
     rows: int
     click_rate: float
@@ -171,7 +171,7 @@ class Truth:
 
 @dataclass(frozen=True)
 class Tally:
-    """Rows by true probability."""
+    """Counts of rows by true probability."""
 
     bins_2P: NDArray[np.int64]
     """Non-clicks and clicks in each bin of probability."""
@@ -180,7 +180,7 @@ class Tally:
 
     @classmethod
     def of(cls, label_N: NDArray[np.bool_], logit_N: NDArray[np.float64]) -> "Tally":
-        """Counts rows."""
+        """Counts N rows."""
         bin_N = (_sigmoid(logit_N) * PROBABILITY_BINS).astype(np.int64) + label_N * PROBABILITY_BINS
         bins = np.bincount(bin_N, minlength=2 * PROBABILITY_BINS).reshape(2, PROBABILITY_BINS)
         return cls(bins, float(np.logaddexp(0, np.where(label_N, -logit_N, logit_N)).sum()))
@@ -189,7 +189,7 @@ class Tally:
         return Tally(self.bins_2P + other.bins_2P, self.loss + other.loss)
 
     def truth(self, seed: int) -> Truth:
-        """Sums up; rows in one bin count as ties, which costs the AUC less than 1e-5."""
+        """Click rate, AUC and log loss; rows in one bin count as ties, which costs the AUC less than 1e-5."""
         negatives_P, positives_P = self.bins_2P
         negatives, positives = int(negatives_P.sum()), int(positives_P.sum())
         below_P = negatives_P.cumsum() - negatives_P / 2

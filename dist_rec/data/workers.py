@@ -1,4 +1,4 @@
-"""A function over many tasks on several processes: with progress, and without orphans whatever ends the run."""
+"""Runs tasks on several worker processes, with progress; no worker outlives the run, however it ends."""
 
 import multiprocessing
 import os
@@ -12,7 +12,6 @@ from contextlib import contextmanager, suppress
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar
 
 from dist_rec.core.bar import tqdm
@@ -22,31 +21,31 @@ Result = TypeVar("Result", covariant=True)
 
 
 class Report(Protocol):
-    """Called by a running task with what it has done since the last call."""
+    """Called by a running task to report its progress since the last call."""
 
     def __call__(self, work: int, count: int) -> None:
-        """Adds to the work done, which is a part of the total, and to the rows (or another unit) it gave."""
+        """Adds to the work done, out of the total of `Workers.run`, and to the count of rows (or another unit)."""
 
 
 class Task(Protocol[Result]):
     """A piece of work that can be sent to another process."""
 
     def run(self, report: Report) -> Result:
-        """Does it."""
+        """Does the work and returns its result."""
 
 
 def available_cpus() -> int:
-    """Processors that this process may use."""
+    """Number of CPUs that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def preload(module: str) -> None:
-    """Begins to import a module for all workers to come; the caller need not wait.
+    """Starts to import a module for all later workers; returns at once.
 
-    Workers are forked from a server process that has imported it, so that many start as fast as one.
+    Workers are forked from a server process that has imported the module, so that many start as fast as one.
     """
-    # The mask is inherited: Ctrl-C is for this process alone, from the first instruction of the others on. The tracker
-    # goes first, because the server's start would start it, and its start clears the mask.
+    # Children inherit the blocked signal, so that Ctrl-C reaches this process alone. The resource tracker starts first,
+    # since the server would start it otherwise, and its start clears the mask.
     resource_tracker.ensure_running()
     with _interrupt_later():
         forkserver.set_forkserver_preload(["__main__", module])
@@ -63,11 +62,9 @@ def _interrupt_later() -> Iterator[None]:
 
 
 class Workers:
-    """Processes that live no longer than the one that started them.
+    """Processes that end with the one that started them; if `count` is 1, tasks run in the calling process.
 
-    Args:
-        count: how many; with one, tasks run in the calling process.
-        module: where the tasks are defined.
+    The tasks are defined in `module`.
     """
 
     def __init__(self, count: int, module: str) -> None:
@@ -78,7 +75,7 @@ class Workers:
         if self._count > 1:
             preload(self._module)
             context = multiprocessing.get_context("forkserver")
-            with _interrupt_later():  # a process that is forked and gets no work complains
+            with _interrupt_later():  # a worker that starts without getting its arguments prints a traceback
                 for _ in range(self._count):
                     here, there = context.Pipe()
                     self._processes[here] = process = context.Process(target=_work, args=(there,), daemon=True)
@@ -86,7 +83,7 @@ class Workers:
                     there.close()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, _: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
         for connection, process in self._processes.items():
             if kind is not None:
                 process.terminate()
@@ -98,13 +95,13 @@ class Workers:
         """The results of all tasks in their order, with a progress bar on a terminal.
 
         Args:
-            tasks: begun in this order.
-            title: of the bar.
+            tasks: started in this order.
+            title: title of the bar.
             total: the work that all tasks report together.
-            unit: what they report beside their work.
+            unit: unit of the counts that they report.
 
         Raises:
-            UserError: if a process was killed; and whatever a task raises.
+            UserError: if a worker was killed. Errors of a task are raised as they are.
         """
         with _Bar(title, total, unit) as bar:
             if not self._processes:
@@ -136,11 +133,11 @@ class Workers:
         try:
             return connection.recv()
         except (EOFError, ConnectionResetError):
-            raise UserError("a worker process was killed; was memory short? Try fewer --workers") from None
+            raise UserError("a worker process was killed, perhaps for lack of memory; use fewer --workers") from None
 
 
 def _work(connection: Connection) -> None:
-    """A worker's life: tasks come, reports and results go."""
+    """Main loop of a worker: receives tasks, sends reports and results."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
     def report(work: int, count: int) -> None:
@@ -164,7 +161,7 @@ def _end_with_parent() -> None:
 
 
 class _Bar:
-    """Counts, counts a second and time left on stderr; where that is no terminal, one line at the end."""
+    """Shows counts, counts per second and time left on stderr; if that is not a terminal, one line at the end."""
 
     def __init__(self, title: str, total: int, unit: str) -> None:
         self._title, self._unit, self._count = title, unit, 0
@@ -175,9 +172,7 @@ class _Bar:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
         self._bar.close()
         if kind is None and not self._shown:
             print(f"{self._title}: {self._speed()}", file=sys.stderr)

@@ -1,8 +1,8 @@
-"""The engine of `dist-rec prepare`: raw files of any kind to a prepared folder.
+"""The engine of `dist-rec prepare`: turns raw files of any kind into a prepared folder.
 
-    source ── fit ──▶ what was learnt from the training files ── write ──▶ shards + manifest
+    source ── fit ──▶ statistics, vocabularies ── write ──▶ shards + manifest
 
-What is written is a function of the input and its options, never of the number of processes.
+The output is a function of the input and the options, independent of the number of processes.
 """
 
 import time
@@ -20,16 +20,16 @@ Fit = TypeVar("Fit")
 
 @dataclass
 class Source(ABC, Generic[Fit]):
-    """Raw files of one kind, and how they are to be prepared. The module of the class imports its tasks for workers."""
+    """Raw files of one kind, and how to prepare them. The module of the class must import its tasks, for workers."""
 
     processes: int = field(default=1, init=False)
-    """That are worth their start."""
+    """Number of processes that pays off."""
     warnings: list[str] = field(default_factory=list, init=False)
-    """What the user should know of the data, one line each."""
+    """Warnings about the data, one line each."""
 
     @abstractmethod
     def fit(self, folder: Path, pool: Workers) -> Fit:
-        """Learns from the training files; may write files that the folder keeps."""
+        """Fits on the training files; may write files that stay in the folder."""
 
     @abstractmethod
     def write(self, fit: Fit, folder: Path, pool: Workers) -> Manifest:
@@ -38,14 +38,14 @@ class Source(ABC, Generic[Fit]):
 
 @dataclass(frozen=True)
 class Prepared:
-    """What a preparation did."""
+    """Result of a preparation."""
 
     manifest: Manifest
     seconds: float
     warnings: tuple[str, ...] = ()
 
     def summary(self) -> dict[str, Any]:
-        """For people and for `--json`; `click_rate` is there for click data alone."""
+        """Rows, sizes and speed, for people and for `--json`; `click_rate` is given for click data only."""
         splits: dict[str, dict[str, float]] = {}
         for name, split in self.manifest.splits.items():
             splits[name] = {"rows": split.rows}
@@ -63,9 +63,9 @@ class Prepared:
 
 
 def prepare(source: Source[Any], out: Path, workers: int | None = None) -> Prepared:
-    """Turns raw files into a prepared folder `out`; nothing of it is left if that fails.
+    """Turns raw files into a prepared folder `out`; nothing of it is left after an error.
 
-    It takes as many processes as the source makes use of, or `workers`. Raises UserError for every fault of the input.
+    It uses `workers` processes; None takes `source.processes`. Raises UserError for every fault of the input.
     """
     began = time.perf_counter()
     with new_folder(out) as folder, Workers(workers or source.processes, type(source).__module__) as pool:

@@ -1,7 +1,7 @@
-"""Whole lines out of plain or gzipped text, in large blocks and with bounded memory.
+"""Reads whole lines of plain or gzipped text, in large blocks and with bounded memory.
 
-Gzip is known by its first bytes, not by the file's name. A plain file is cut into pieces that are read in parallel;
-a gzipped one can only be read from its start, so it is one piece, unpacked in a thread while its lines are parsed.
+Gzip is recognized by its first bytes, not by the file's name. A plain file is cut into pieces that are read in
+parallel; a gzipped one can only be read from its start, so it is one piece, which a thread unpacks during parsing.
 """
 
 import glob
@@ -36,7 +36,7 @@ class Piece:
         return self.stop - self.start
 
     def line_number(self, line: int) -> int:
-        """The 1-based number in the file of a line counted from 0 in this piece; reads the file up to the piece."""
+        """The number in the file, from 1, of a line counted from 0 in this piece; reads the file up to the piece."""
         before, last = 0, b"\n"
         with Path(self.path).open("rb") as file:
             while block := file.read(min(BLOCK_BYTES, self.start - file.tell())):
@@ -45,23 +45,23 @@ class Piece:
 
 
 def find_files(patterns: Iterable[str], option: str) -> list[str]:
-    """Files named by paths or glob patterns: in the order of the patterns, sorted within each.
+    """Files given as paths or glob patterns: in the order of the patterns, sorted within each.
 
     Raises:
-        UserError: naming the option, if a pattern matches nothing, or naming a folder or a file given twice.
+        UserError: naming the option and a pattern without a match, a folder, or a file that is given twice.
     """
     found: list[str] = []
     for pattern in patterns:
         matches = [pattern] if Path(pattern).exists() else sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207
         if not matches:
-            raise UserError(f"{option} {pattern!r}: no such file")
+            raise UserError(f"{option} {pattern!r} matches no file")
         found += matches
     resolved: set[Path] = set()
     for path in found:
         if Path(path).is_dir():
             raise UserError(f"{option} {path!r} is a folder; name its files, such as '{path}/*'")
         if Path(path).resolve() in resolved:
-            raise UserError(f"{option} names {path} twice")
+            raise UserError(f"{option} names {path} twice; name it once")
         resolved.add(Path(path).resolve())
     return found
 
@@ -79,23 +79,19 @@ def cut(path: str) -> list[Piece]:
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}") from None
     if size == 0:
-        raise UserError(f"{path} is empty")
+        raise UserError(f"{path} is empty; leave it out")
     step = size if magic == GZIP_MAGIC else PIECE_BYTES
     return [Piece(path, start, min(start + step, size)) for start in range(0, size, step)]
 
 
 def read_lines(piece: Piece, margin: bytes) -> Iterator[tuple[bytes, int]]:
-    """Blocks of whole lines, each line ended by one newline (Windows line ends become plain ones).
-
-    Args:
-        piece: what to read.
-        margin: put before the lines of every block, for readers that look back.
+    r"""Blocks of whole lines, each line ended by one \n (\r\n is replaced), after `margin` for readers that look back.
 
     Yields:
-        The margin with the lines, and how many bytes of the file were read for them.
+        The margin and the lines, and the number of bytes of the file that were read for them.
 
     Raises:
-        UserError: for a truncated or damaged gzip file, or a line that is too long to be one.
+        UserError: for a truncated or damaged gzip file, or a line that is too long for text.
     """
     carry, read = b"", 0
     for block, size in _ahead(_blocks(piece)):
@@ -107,7 +103,7 @@ def read_lines(piece: Piece, margin: bytes) -> Iterator[tuple[bytes, int]]:
         else:
             carry += block
         if len(carry) > BLOCK_BYTES:
-            raise UserError(f"{piece.path} has a line of more than {BLOCK_BYTES >> 20} MiB; is it a text file?")
+            raise UserError(f"{piece.path} has a line of more than {BLOCK_BYTES >> 20} MiB; give a text file")
     if carry:
         yield _unix(b"".join((margin, carry, b"\n"))), read
 
@@ -117,7 +113,7 @@ def _unix(lines: bytes) -> bytes:
 
 
 def _ahead(items: Iterator[T]) -> Iterator[T]:
-    """The same items, the next one made in a thread while the current one is used."""
+    """The same items; a thread computes the next one while the current one is used."""
     with ThreadPoolExecutor(1) as thread:
         coming = thread.submit(next, items, None)
         while (item := coming.result()) is not None:
@@ -135,7 +131,7 @@ def _blocks(piece: Piece) -> Iterator[tuple[bytes, int]]:
 def _slice(file: BinaryIO, piece: Piece) -> Iterator[tuple[bytes, int]]:
     if piece.start:
         file.seek(piece.start - 1)
-        file.readline(BLOCK_BYTES)  # the rest of a line of the piece before, or only the newline that ends it
+        file.readline(BLOCK_BYTES)  # the rest of the previous piece's last line, or only its newline
     while (position := file.tell()) < piece.stop:
         block = file.read(min(BLOCK_BYTES, piece.stop - position))
         if position + len(block) >= piece.stop and not block.endswith(b"\n"):
@@ -152,10 +148,10 @@ def _unpack(file: BinaryIO, path: str) -> Iterator[tuple[bytes, int]]:
             packed = packed or file.read(PACKED_BYTES)
             try:
                 block = member.decompress(packed, BLOCK_BYTES)
-            except isal_zlib.error as error:  # type: ignore[misc]  # its stub says it is an instance
-                raise UserError(f"{path} is a damaged gzip file: {error}") from None
+            except isal_zlib.error as error:  # type: ignore[misc]  # its stub declares an instance, not a class
+                raise UserError(f"{path} is a damaged gzip file ({error}); fetch it again") from None
             if not packed and not block:
-                raise UserError(f"{path} is a truncated gzip file: it ends in the middle of the data")
+                raise UserError(f"{path} is a truncated gzip file; fetch it again")
             yield block, len(packed) - len(member.unconsumed_tail) - len(member.unused_data)
             packed = member.unconsumed_tail
         packed = member.unused_data.lstrip(b"\0")  # gzip files may be padded with zeros

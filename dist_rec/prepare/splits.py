@@ -1,6 +1,6 @@
-"""Files that come as training, validation and test: found, fitted (now or earlier), and written shard by shard.
+"""Sources whose files come as training, validation and test splits, to be fitted now or by an earlier fit.
 
-A `SplitSource` says what is learnt, as a `Transform`, and which tasks write shards by it.
+A `SplitSource` learns a `Transform` and gives the tasks that write shards by it.
 """
 
 import shutil
@@ -22,11 +22,11 @@ from dist_rec.prepare.lines import find_files
 
 SPLITS = ("train", "valid", "test")
 BYTES_A_WORKER = 8 << 20
-"""Of input; with less, the start of another process costs more than it gains."""
+"""Bytes of input for which one more process pays off."""
 
 
 def find_splits(patterns: Mapping[str, Sequence[str] | None]) -> dict[str, list[str]]:
-    """The files of every split that has some; raises UserError if none has, or one is missing or belongs to two."""
+    """The files of each split that has files; raises UserError if none has, or a file is missing or in two splits."""
     splits: dict[str, list[str]] = {}
     owner: dict[Path, str] = {}
     for split, of_split in patterns.items():
@@ -34,44 +34,44 @@ def find_splits(patterns: Mapping[str, Sequence[str] | None]) -> dict[str, list[
         for file in files:
             first = owner.setdefault(Path(file).resolve(), split)
             if first != split:
-                raise UserError(f"{file} is in both --{first} and --{split}")
+                raise UserError(f"{file} is in both --{first} and --{split}; remove it from one of them")
         if files:
             splits[split] = files
     if not splits:
-        raise UserError("no input; name files with --train, --valid or --test")
+        raise UserError("no input files; name them with --train, --valid or --test")
     return splits
 
 
 class Transform(Config):
-    """How files became rows: `transform` of the manifest. Its field `vocabulary` has the checksum of each table's."""
+    """How files became rows, as `transform` of the manifest; its field `vocabulary` has a checksum for each table."""
 
     ending: ClassVar[str] = ".npy"
-    """Of the files of vocabularies."""
+    """File name ending of vocabularies."""
 
     @property
     @abstractmethod
     def columns(self) -> tuple[Column, ...]:
-        """Of the shards."""
+        """Columns of the shards."""
 
     @abstractmethod
     def table_rows(self, folder: Path) -> dict[str, int]:
-        """Rows of every table, of which the folder has the vocabulary."""
+        """Rows of every table; the folder has the vocabularies."""
 
     @classmethod
     def of(cls, folder: Path) -> Self:
-        """That of a folder prepared before; raises UserError if that was made of another kind of files."""
+        """The transform of a prepared folder; raises UserError if the folder comes from another kind of source."""
         source, values = cls.model_fields["source"].default, Dataset(folder).manifest.transform
         if values.get("source") != source:
-            raise UserError(f"--fitted-from {folder} was not prepared by `dist-rec prepare {source}`")
+            raise UserError(f"--fitted-from {folder} was not prepared by `dist-rec prepare {source}`; choose another")
         return cls.parse(values, f"{folder}/manifest.json: transform.")
 
     @classmethod
     def vocabulary_file(cls, table: str) -> str:
-        """Where a prepared folder keeps the vocabulary of a table."""
+        """Path of a table's vocabulary within a prepared folder."""
         return f"vocabulary/{table}{cls.ending}"
 
     def content(self) -> dict[str, Any]:
-        """For the manifest."""
+        """The manifest's entry."""
         return self.model_dump(exclude_none=True)
 
 
@@ -85,11 +85,11 @@ class Written:
     split: str
     shard: Shard
     positives: int | None
-    """Rows with label 1, or None if the labels are no clicks."""
+    """Rows with label 1; None if the labels are not all 0 or 1."""
 
 
 class SplitWriter(ShardWriter):
-    """Writes a shard of a split, whose first column is the label, and counts its clicks if labels may be clicks."""
+    """Writes a shard of a split, whose first column is the label; counts the clicks if `clicks` are possible."""
 
     def __init__(self, folder: Path, split: str, name: str, columns: tuple[Column, ...], clicks: bool = True) -> None:
         super().__init__(folder, f"{split}/{name}.arrows", arrow_schema(columns))
@@ -110,36 +110,36 @@ class SplitWriter(ShardWriter):
 
 @dataclass
 class SplitSource(Source[T]):
-    """Files of splits, that a new fit is learnt from or an earlier one applied to.
+    """Files of splits, prepared by a new fit or an earlier one.
 
     Raises:
-        UserError: for files that are missing, options that contradict each other, or nothing to learn from.
+        UserError: for missing files, contradicting options, or no training files to fit on.
     """
 
     patterns: Mapping[str, Sequence[str] | None]
     """Files or glob patterns of each split: train, valid, test."""
     fitted_from: Path | None = None
-    """A folder prepared before, whose fit is applied instead of a new one."""
+    """A prepared folder whose fit is applied instead of a new one."""
     earlier: T | None = field(default=None, init=False)
-    """That fit."""
+    """The fit of `fitted_from`."""
 
     kind: ClassVar[type[Transform]]
     of_fit: ClassVar[tuple[str, ...]] = ()
-    """Fields that say what a new fit is like; an earlier one brings its own."""
+    """Fields that are settings of a new fit, not to be combined with `fitted_from`."""
 
     def __post_init__(self) -> None:
         self.files = find_splits(self.patterns)
         self.bytes = bytes_of(self.paths)
-        """That the tasks read."""
+        """Bytes that the tasks read."""
         self.processes = min(available_cpus(), len(self.paths), 1 + self.bytes // BYTES_A_WORKER)
         if self.fitted_from is not None:
             for name in self.of_fit:
                 if getattr(self, name) is not None:
                     option = "--" + name.replace("_", "-")
-                    raise UserError(f"{option} cannot be combined with --fitted-from, which brings its own")
+                    raise UserError(f"{option} cannot be combined with --fitted-from; leave it out")
             self.earlier = cast(T, self.kind.of(self.fitted_from))
         elif "train" not in self.files:
-            raise UserError("nothing to fit on; give --train, or --fitted-from with a folder prepared before")
+            raise UserError("nothing to fit on; give --train, or --fitted-from with a prepared folder")
 
     @property
     def paths(self) -> list[str]:
@@ -148,18 +148,18 @@ class SplitSource(Source[T]):
 
     @abstractmethod
     def learn(self, folder: Path, pool: Workers) -> T:
-        """A new fit, its vocabularies written into the folder."""
+        """Returns a new fit; writes its vocabularies into the folder."""
 
     @abstractmethod
     def tasks(self, transform: T, folder: Path) -> Sequence[Task[Sequence[Written]]]:
-        """What writes the shards of each split, in their order."""
+        """The tasks that write the shards of each split, in the order of the shards."""
 
     def remarks(self, manifest: Manifest, written: Sequence[Written]) -> Iterable[str]:
-        """What the user should know of the data that were written."""
+        """Warnings about the data that were written."""
         return ()
 
     def fit(self, folder: Path, pool: Workers) -> T:
-        """The earlier fit, with its vocabularies, or a new one."""
+        """The earlier fit, whose vocabularies are copied, or a new one."""
         if self.earlier is None or self.fitted_from is None:
             return self.learn(folder, pool)
         for table, expected in self.earlier.model_dump()["vocabulary"].items():
@@ -171,7 +171,7 @@ class SplitSource(Source[T]):
         return self.earlier
 
     def write(self, fit: T, folder: Path, pool: Workers) -> Manifest:
-        """Runs the tasks."""
+        """Runs the tasks and collects their shards."""
         done = pool.run(self.tasks(fit, folder), "write shards", self.bytes)
         written = [shard for of_task in done for shard in of_task]
         by_split = {split: [of for of in written if of.split == split] for split in SPLITS}
@@ -186,7 +186,7 @@ class SplitSource(Source[T]):
 
 
 def bytes_of(files: Iterable[str | Path]) -> int:
-    """Their size on disk."""
+    """Total size on disk."""
     return sum(Path(file).stat().st_size for file in files)
 
 

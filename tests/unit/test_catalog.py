@@ -139,5 +139,5 @@ def test_settings_of_a_catalog_go_by_its_name_and_its_table() -> None:
         embedding_tables(lookups, MANIFEST, config)
     with pytest.raises(UserError, match="two lookups or catalogs named 'mean'"):
         embedding_tables(lookups, MANIFEST, EmbeddingConfig(), (head.Catalog("mean", "item", 6),))
-    with pytest.raises(UserError, match="'price' is dense, it holds no ids"):
+    with pytest.raises(UserError, match="'price' is dense and holds no ids"):
         catalog_table(head.Catalog("next", "price", 6), MANIFEST, config)

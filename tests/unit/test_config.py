@@ -47,7 +47,7 @@ def test_of_the_settings_of_some_tables_only_their_sharding_may_change(some: str
         ({"name": "dlrm", "bottom": (-3,)}, r"head.bottom.0 = -3: input should be greater than 0"),
         ({"name": "dlrm", "top": (32, 0)}, r"head.top.1 = 0: input should be greater than 0"),
         ({"name": "nfm", "hidden": (8,), "dropout": (1.5, 0.0)}, r"head.dropout.0 = 1.5: input should be less than 1"),
-        ({"name": "../x"}, r"head.name = '../x': not the name of a module; known heads: .*dlrm"),
+        ({"name": "../x"}, r"head.name = '../x' is not a module name; known heads: .*dlrm"),
     ],
 )
 def test_the_key_of_a_head_is_named(head: dict[str, Any], message: str) -> None:

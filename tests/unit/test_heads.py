@@ -233,7 +233,7 @@ def test_attention_by_rows() -> None:
     ("name", "settings", "message"),
     [
         ("wide_deep", {"wide": ["no_such"]}, "no column 'no_such'"),
-        ("wide_deep", {"deep": ["price"]}, "'price' is dense, it holds no ids"),
+        ("wide_deep", {"deep": ["price"]}, "'price' is dense and holds no ids"),
         ("finalmlp", {"first_context": ["no_such"]}, "no column 'no_such'"),
         ("din", {"target": "user", "history": "history"}, "same table"),
         ("din", {"target": "item", "history": "no_such"}, "no column 'no_such'"),
@@ -289,7 +289,7 @@ def test_neumf_takes_an_mlp_that_was_trained_with_another_dropout() -> None:
         ("both", [{"parts": "mlp"}] * 2, 'one of head.parts="gmf" and one of head.parts="mlp"'),
         ("gmf", [{"parts": "gmf"}, {"parts": "mlp"}], 'two pretrained.runs are for head.parts="both"'),
         ("both", [{"parts": "gmf", "factors": 5}, {"parts": "mlp"}], "do not make up this head"),
-        ("both", [{"parts": "gmf"}, {"parts": "mlp", "hidden": [7, 6]}], "the pre-trained deep.0.weight is [7, 14]"),
+        ("both", [{"parts": "gmf"}, {"parts": "mlp", "hidden": [7, 6]}], "pre-trained deep.0.weight has shape [7, 14]"),
     ],
 )
 def test_neumf_refuses_parts_that_do_not_fit(parts: str, pretrained: list[dict[str, Any]], message: str) -> None:

@@ -86,7 +86,7 @@ def test_files_by_pattern(tmp_path: Path) -> None:
         (tmp_path / name).write_text("x")
     assert find_files([f"{tmp_path}/[ab].gz"], "--train") == [f"{tmp_path}/a.gz", f"{tmp_path}/b.gz"]
     assert find_files([f"{tmp_path}/odd[1].gz"], "--train") == [f"{tmp_path}/odd[1].gz"]
-    with pytest.raises(UserError, match=r"--test '.*none\*': no such file"):
+    with pytest.raises(UserError, match=r"--test '.*none\*' matches no file"):
         find_files([f"{tmp_path}/none*"], "--test")
     with pytest.raises(UserError, match="twice"):
         find_files([f"{tmp_path}/a*", f"{tmp_path}/a.gz"], "--test")

@@ -134,7 +134,7 @@ def test_another_seed_step_user_or_item_gives_other_draws() -> None:
 
 def test_a_user_who_has_seen_everything_is_named() -> None:
     negatives = Negatives(pairs([set(), set(range(1, ITEMS)), {3}]), 3, ITEMS, 0)
-    with pytest.raises(UserError, match="user 1 has seen all but 0 of 11 items, and 1 negatives are to be drawn"):
+    with pytest.raises(UserError, match="user 1 has seen all but 0 of 11 items, but 1 negatives are to be drawn"):
         negatives.draw(0, np.array([0, 2, 1]), np.array([1, 1, 1]), 4)
 
 

@@ -274,6 +274,6 @@ def test_what_was_hardly_meant_is_said(tmp_path: Path) -> None:
     lines = ["\t".join(["0", *line.split("\t")[1:-1], ""]) for line in random_lines(0, 50)]
     prepared = prepare({"train": [write(tmp_path / "a", lines)]}, tmp_path / "out", min_count=1, workers=1)
     assert prepared.warnings == (
-        "table 'cat_25' has one row only, that of unknown ids: its features say nothing",
+        "table 'cat_25' has only the row of unknown ids: its features carry no information",
         "the label is 0 in all 50 training rows",
     )

@@ -126,7 +126,7 @@ def test_a_bag_is_said_to_have_no_pairs(tmp_path: Path, lines: str, why: str) ->
     (tmp_path / "train").write_text(lines)
     prepared = prepare({"train": [str(tmp_path / "train")]}, tmp_path / "out", workers=1)
     (warning,) = prepared.warnings
-    assert warning == f"{why}: all entries of a row are one bag, and pairs of them do not interact"
+    assert warning == f"{why}: all entries of a row form one bag, and pairs of them do not interact"
 
 
 def test_clicks_and_their_share(tmp_path: Path) -> None:
@@ -149,7 +149,7 @@ def test_a_fit_is_applied_to_later_files(tmp_path: Path) -> None:
     assert Dataset(tmp_path / "later").manifest.transform == Dataset(tmp_path / "all").manifest.transform
     for lines in (["1 1:1 2:1"], ["1 100:1 5:1 61:1", "1 100:1 5:2 61:1"]):
         odd = {"test": [write(tmp_path / "odd", lines)]}
-        with pytest.raises(UserError, match=rf"odd, line {len(lines)} has not 3 entries of value 1, as earlier files"):
+        with pytest.raises(UserError, match=rf"odd, line {len(lines)} must have 3 entries of value 1, like"):
             prepare(odd, tmp_path / "odd_out", fitted_from=tmp_path / "fit", workers=1)
     with pytest.raises(UserError, match="--label cannot be combined with --fitted-from"):
         prepare({"test": test}, tmp_path / "no", "click", fitted_from=tmp_path / "fit")
@@ -158,8 +158,8 @@ def test_a_fit_is_applied_to_later_files(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("x 1:1", "the label 'x' is no number"),
-        ("nan 1:1", "the label 'nan' is no number"),
+        ("x 1:1", "the label 'x' is not a number"),
+        ("nan 1:1", "the label 'nan' is not a number"),
         ("1 5", "'5' is not index:value"),
         ("1 1:2:3", "'1:2:3' is not index:value"),
         ("1 -2:1", "'-2:1' is not index:value"),

@@ -196,7 +196,7 @@ def test_a_test_file_beside_the_training_file(tmp_path: Path) -> None:
         prepare([train_file], tmp_path / "no", LeaveOneOut(), Options(), [write(tmp_path / "both", rest[:1])])
     with pytest.raises(UserError, match="is in both FILES and --test"):
         prepare([train_file], tmp_path / "no", LeaveOneOut(), Options(), [train_file])
-    with pytest.raises(UserError, match="--test is for --split leave-one-out; random makes"):
+    with pytest.raises(UserError, match="--test needs --split leave-one-out; random takes"):
         prepare([train_file], tmp_path / "no", Random(), Options(), [test_file])
 
 
@@ -313,7 +313,7 @@ def test_levels_are_pairs_of_a_member_and_its_rating(tmp_path: Path, layout: str
             assert row[f"{name}_level"] == [
                 len(levels) * other + place for other, place in zip(row[name], places, strict=True)
             ]
-    with pytest.raises(UserError, match="--levels is for --layout users or items"):
+    with pytest.raises(UserError, match="--levels needs --layout users or items"):
         run(tmp_path, ratings, LeaveOneOut(), levels=True)
 
 
@@ -369,12 +369,12 @@ def test_candidates_are_read(tmp_path: Path) -> None:
 
     assert refused(rows[1:]) == f" has no line for user {rows[0][0]}; add it, or draw candidates with --draw"
     assert refused([*rows[:3], (rows[3][0], "4444", rows[3][2]), *rows[4:]]).startswith(
-        f", line 4 is of another item than the user's test item, {rows[3][1]}"
+        f", line 4: the item must be {rows[3][1]}, the test item of its user"
     )
     assert refused([*rows[:4], (*rows[4][:2], ["4"])]) == ", line 5 has 2 fields, but line 1 has 7"
     for void in ([rows[2][1]] * 6, [""] * 6):
         said = refused([*rows[:2], (*rows[2][:2], void), *rows[3:]])
-        assert said == f", line 3, ({rows[2][0]},{rows[2][1]}), has no candidates beside its own item"
+        assert said == f", line 3: ({rows[2][0]},{rows[2][1]}) has no candidates beside its own item"
     (tmp_path / "bad").write_text("3 5\t6\n")
     with pytest.raises(UserError, match=r"bad, line 1 does not begin with \(user,item\)"):
         run(tmp_path, ratings, LeaveOneOut(negatives=str(tmp_path / "bad")))
@@ -495,7 +495,7 @@ def test_test_ratings_that_are_all_filtered_are_missed(tmp_path: Path) -> None:
     ratings = some_ratings(4)
     low = [Rating(rating.user, f"new {rating.item}", 1, 9) for rating in ratings[:5]]
     files = [write(tmp_path / "train", ratings), write(tmp_path / "low", low)]
-    with pytest.raises(UserError, match="no rating of --test is left: lower --min-rating"):
+    with pytest.raises(UserError, match="no rating of --test is left; lower --min-rating"):
         prepare(files[:1], tmp_path / "out", LeaveOneOut(), Options(min_rating=2), test_patterns=files[1:])
     assert not (tmp_path / "out").exists()
 
@@ -506,11 +506,11 @@ def test_impossible_requests_are_refused(tmp_path: Path) -> None:
         run(tmp_path, ratings, HeldOutUsers(valid_users=1, test_users=1))
     with pytest.raises(UserError, match="leave none of the 30 users for training"):
         run(tmp_path, ratings, HeldOutUsers(valid_users=15, test_users=15), layout="users")
-    with pytest.raises(UserError, match=r"candidates \(--negatives, --draw\) are for --layout interactions"):
+    with pytest.raises(UserError, match=r"candidates \(--negatives, --draw\) need --layout interactions"):
         run(tmp_path, ratings, LeaveOneOut(draw=3), layout="users")
     with pytest.raises(UserError, match="--negatives gives the candidates and --draw draws them; choose one"):
         run(tmp_path, ratings, LeaveOneOut(draw=3, negatives="x"))
-    with pytest.raises(UserError, match=r"user ü.* has seen all but .* of 20 items, and 19 negatives are to be drawn"):
+    with pytest.raises(UserError, match=r"user ü.* has seen all but .* of 20 items, but 19 negatives are to be drawn"):
         run(tmp_path, ratings, LeaveOneOut(draw=19))
     with pytest.raises(UserError, match=r"not `user item rating \[timestamp\]` by tab, comma"):
         prepare([write(tmp_path / "bar", ratings, "|")], tmp_path / "out", Random(), Options())
@@ -578,10 +578,10 @@ def test_what_held_out_users_lose_is_told(tmp_path: Path) -> None:
     short = [user for user in (f"short{number}" for number in range(12)) if user not in users]
     assert lost and short
     assert prepared.warnings == (
-        "all ratings are 4, there is nothing to predict; with --implicit they are choices",
+        "all ratings are 4: there is nothing to predict; --implicit takes them as choices",
         f"{len(lost)} ratings of held-out users are left out, first item {lost[0]}: training never saw these items",
-        f"{len(short)} held-out users are not judged, first user {short[0]}: they have too few ratings for one to "
-        "predict",
+        f"{len(short)} held-out users are not evaluated, first user {short[0]}: they have too few ratings to "
+        "hold one out",
     )
 
 
@@ -590,8 +590,8 @@ def test_a_split_that_comes_out_empty_is_refused(tmp_path: Path) -> None:
     few = [*pairs, Rating("u0", "i1", 3.0, 20)]
     for ratings, split, message in (
         (pairs, LeaveOneOut(validation=False), "leave-one-out: no rating is left for test; give more"),
-        (few, LeaveOneOut(), "leave-one-out: no rating is left for valid; give more; --no-validation does without it"),
-        (few, Random(test_share=0.1, valid_share=0.01), "random: no rating is left for valid; give more; --valid-sh"),
+        (few, LeaveOneOut(), "leave-one-out: no rating is left for valid; give more, or --no-validation"),
+        (few, Random(test_share=0.1, valid_share=0.01), "random: no rating is left for valid; give more, or --valid-s"),
         (few, Chronological(valid_share=0.0), "chronological: no rating is left for test; give more"),
     ):
         with pytest.raises(UserError, match=f"--split {message}"):
@@ -604,10 +604,10 @@ def test_a_split_that_comes_out_empty_is_refused(tmp_path: Path) -> None:
 
 def test_order_without_timestamps(tmp_path: Path) -> None:
     raw = write(tmp_path / "raw", some_ratings(12), fields=3)
-    with pytest.raises(UserError, match="--split chronological needs timestamps, and the files have none"):
+    with pytest.raises(UserError, match="--split chronological needs timestamps, but the files have none"):
         prepare([raw], tmp_path / "out", Chronological(), Options())
     assert prepare([raw], tmp_path / "out", LeaveOneOut(), Options()).warnings[0].startswith("the files have no timest")
-    with pytest.raises(UserError, match="--range 5 1: the lowest rating comes first"):
+    with pytest.raises(UserError, match="--range 5 1 is empty; give the lowest rating first"):
         prepare([raw], tmp_path / "no", Random(), Options(), bounds=(5, 1))
 
 

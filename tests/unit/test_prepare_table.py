@@ -267,7 +267,7 @@ def test_a_fit_is_applied_to_later_files(tmp_path: Path) -> None:
         assert read(tmp_path / folder, "test") == read(tmp_path / "all", "test")
         assert Dataset(tmp_path / folder).manifest.tables == Dataset(tmp_path / "all").manifest.tables
         assert Dataset(tmp_path / folder).manifest.transform == Dataset(tmp_path / "all").manifest.transform
-    with pytest.raises(UserError, match="the schema is not that of --fitted-from"):
+    with pytest.raises(UserError, match="the schema differs from that of --fitted-from"):
         prepare(schema(cross={}), {"test": test}, tmp_path / "out", fitted_from=tmp_path / "fit")
     (tmp_path / "fit" / "vocabulary" / "city.parquet").write_bytes(b"damaged")
     with pytest.raises(UserError, match=r"city\.parquet is missing or damaged"):
@@ -353,13 +353,13 @@ def test_quantiles_of_many_rows_are_those_of_a_sample(monkeypatch: pytest.Monkey
     [
         ({"lable": {}}, "unknown key 'lable'; known: bag, categorical, cross, dense, label, sequence, source, valid"),
         ({"dense": {"age": {"transfrom": "log1p"}}}, "unknown key 'dense.age.transfrom'; known: column, missing"),
-        ({"cross": {"x": {"of": ["city", "age"]}}}, "cross.x: 'age' is not a categorical feature; there are: city, to"),
+        ({"cross": {"x": {"of": ["city", "age"]}}}, "cross.x: 'age' is not a categorical feature; known: city, to"),
         ({"cross": {"x": {"of": ["city"]}}}, "cross.x.of"),
         ({"categorical": {"age": {}}}, "categorical.age has the name of dense.age; rename one and set its column"),
         ({"categorical": {"label": {}}}, "categorical.label has the name of the label"),
         ({"categorical": {"a": {"min_count": 2, "buckets": 9}}}, "min_count is for a vocabulary and buckets for hash"),
         ({"categorical": {"a": {"boundaries": [2, 1]}}}, "boundaries must ascend"),
-        ({"categorical": {"a": {"boundaries": [2], "buckets": 3}}}, "boundaries make a table by themselves"),
+        ({"categorical": {"a": {"boundaries": [2], "buckets": 3}}}, "boundaries define a table by themselves"),
         ({"categorical": {"a/b": {}}}, "a/b"),
         ({"bag": {"genres": {"table": "items", "buckets": 3}}}, "item and genres share a table; give both the same"),
         ({"source": {"separator": "::"}}, "separator '::' must be one character"),
@@ -379,7 +379,7 @@ def test_a_bad_schema_file_is_named(tmp_path: Path) -> None:
     path.write_text('[label]\ncolumn = "a"\n[dense.x]\n[cross.y]\nof = ["a", "b"]\n')
     with pytest.raises(UserError) as caught:
         TableSchema.read(path)
-    assert str(caught.value) == f"{path}: cross.y: 'a' is not a categorical feature; there are: none"
+    assert str(caught.value) == f"{path}: cross.y: 'a' is not a categorical feature; known: none"
 
 
 @pytest.mark.parametrize(
@@ -387,9 +387,9 @@ def test_a_bad_schema_file_is_named(tmp_path: Path) -> None:
     [
         ("yes,20,1,Ulm,1,a", "line 120 has 6 fields between ',', not 7"),
         ("yes,20,1,Ulm,1,a,1,2", "line 120 has 8 fields between ',', not 7"),
-        ("yes,old,1,Ulm,1,a,1", "line 120: age is 'old', which is no finite number"),
-        ("yes,20,inf,Ulm,1,a,1", "line 120: income is 'inf', which is no finite number"),
-        ("?,20,1,Ulm,1,a,1", "line 120: the label label is missing"),
+        ("yes,old,1,Ulm,1,a,1", "line 120: age is 'old', not a finite number"),
+        ("yes,20,inf,Ulm,1,a,1", "line 120: income is 'inf', not a finite number"),
+        ("?,20,1,Ulm,1,a,1", "line 120: the label label is missing; remove the row"),
     ],
 )
 @pytest.mark.parametrize("held_out", [None, {"share": 0.5}])
@@ -433,10 +433,10 @@ def test_bad_files_are_named(tmp_path: Path) -> None:
     refused(f"{header}\n{good}yes,1,2,U\rlm,1,a,1\n", "bad, line 3 has a carriage return")
     refused(f"{header}\n{good}".replace("\n", "\r"), "bad, line 1 has a carriage return")
     plain = {"plain": {"column": "income", "transform": "identity"}}
-    large = r"bad, line 3: plain is 1e\+39, more than float32 holds"
+    large = r"bad, line 3: plain is 1e\+39, beyond the range of float32"
     refused(f"{header}\n{good}yes,1,1e39,Ulm,1,a,1\n", large, dense=plain)
     refused(gzip.compress(header.encode() * 99)[:-9], "bad is a truncated gzip file")
-    refused("no Parquet", "bad is no readable Parquet file", source={"format": "parquet"})
+    refused("no Parquet", "bad is not a readable Parquet file", source={"format": "parquet"})
 
 
 def test_wrong_types_of_parquet_are_named(tmp_path: Path) -> None:
@@ -455,9 +455,9 @@ def test_wrong_types_of_parquet_are_named(tmp_path: Path) -> None:
 
     refused("column 'genres' holds list<.*string>, not numbers", dense={"genres": {}})
     refused("column 'genres' holds list<.*>; read it as a bag", categorical={"genres": {}})
-    refused("column 'city' holds large_string; a separator is for text", bag={"tags": {"column": "city"}})
-    refused("column 'genres' holds list<.*>; a separator is for text", bag={"genres": {"separator": "|"}})
-    refused("a, row [0-9]+: city is '.*', which is no finite number", dense={"x": {"column": "city"}})
+    refused("column 'city' holds large_string; give it a separator", bag={"tags": {"column": "city"}})
+    refused("column 'genres' holds list<.*>; remove its separator", bag={"genres": {"separator": "|"}})
+    refused("a, row [0-9]+: city is '.*', not a finite number", dense={"x": {"column": "city"}})
 
 
 def test_a_part_of_a_parquet_table_may_hold_nothing(tmp_path: Path) -> None:
@@ -511,7 +511,7 @@ def test_the_command_sums_up_and_warns(tmp_path: Path) -> None:
         "age is missing in every training row",
         "city is missing in every training row",
         "the label label is 0 in every training row",
-        "table city has one row only, that of unknown ids: no value comes as often as its min_count",
+        "table city has only the row of unknown ids: no value occurs min_count times",
     ]
     assert ran.stderr.count("warning: ") == 4
 

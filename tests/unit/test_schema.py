@@ -20,7 +20,7 @@ def manifest(rows: int = 5, **split: int) -> Manifest:
     ("odd", "said"),
     [
         (manifest(), ()),
-        (manifest(rows=1), ("table 'city' has one row only, that of unknown ids: its features say nothing",)),
+        (manifest(rows=1), ("table 'city' has only the row of unknown ids: its features carry no information",)),
         (manifest(positives=0), ("the label is 0 in all 10 training rows",)),
         (manifest(positives=10), ("the label is 1 in all 10 training rows",)),
     ],
@@ -31,5 +31,5 @@ def test_warnings(odd: Manifest, said: tuple[str, ...]) -> None:
 
 def test_a_column_of_a_table_that_is_not_listed() -> None:
     text = manifest().model_copy(update={"tables": {}}).model_dump_json()
-    with pytest.raises(UserError, match="here: column 'city' is of table 'city', which is not listed"):
+    with pytest.raises(UserError, match="here: column 'city' indexes table 'city', which is not listed"):
         Manifest.from_json(text, "here")

@@ -27,7 +27,8 @@ def save_runs(segments: list[list[int | None]], path: Path) -> list[Run]:
     runs, start = [], 0
     with path.open("wb") as file:
         for segment in segments:
-            entries = pack(factorize(words(segment)))
+            factors = factorize(words(segment))
+            entries = pack(factors.values_K, factors.counts_K)
             entries.tofile(file)
             runs.append(Run(path, start, start + entries.size))
             start += entries.size

@@ -1,4 +1,4 @@
-"""Rows of Criteo's logs to shards: by hashing or by vocabularies, until whose fit training rows wait on disk.
+"""Encodes Criteo's rows to shards, by hashing or by vocabularies; training rows are spooled until those are fitted.
 
 Shapes: N rows of a segment, 13 integers (I) and 26 categories (C) a row.
 """
@@ -28,24 +28,24 @@ COLUMNS = (
 )
 SCHEMA = arrow_schema(COLUMNS)
 SHARD_SEGMENTS = 16
-"""Segments of rows in a shard: about a million rows, 170 MB."""
+"""Segments of a shard: about a million rows, 170 MB."""
 
 
 class CriteoTransform(Transform):
-    """How lines became numbers and ids."""
+    """Transform of lines to numbers and ids."""
 
     source: Literal["criteo"] = "criteo"
     dense: Literal["log1p(max(x, 0)), missing = 0"] = "log1p(max(x, 0)), missing = 0"
     min_count: int | None = None
-    """With vocabularies: values seen less often in the training files are unknown, row 0. Missing is row 0 too."""
+    """With vocabularies: values that occur less often in the training files get row 0, as do missing values."""
     vocabulary: dict[str, str] = {}
     """Checksum of every `vocabulary/<table>.npy`: values in ascending order, and the row of each."""
     buckets: int | None = None
-    """With hashing: rows 1 to this many; missing is row 0."""
+    """With hashing: values get rows 1 to `buckets`, missing values row 0."""
 
     @property
     def columns(self) -> tuple[Column, ...]:
-        """Of the shards."""
+        """Columns of the shards."""
         return COLUMNS
 
     def table_rows(self, folder: Path) -> dict[str, int]:
@@ -55,7 +55,7 @@ class CriteoTransform(Transform):
         return {name: of.rows for name, of in zip(CATEGORICAL, self.vocabularies(folder), strict=True)}
 
     def vocabularies(self, folder: Path) -> list[Vocabulary]:
-        """Of all columns."""
+        """The vocabularies of all columns."""
         return [Vocabulary(folder / self.vocabulary_file(name)) for name in CATEGORICAL]
 
 
@@ -64,7 +64,7 @@ class Encoded(Written):
     """A shard that was written."""
 
     positive_I: NDArray[np.bool_]
-    """Whether an integer is above 0 in any row."""
+    """Whether each integer is above 0 in any row."""
 
 
 @dataclass(frozen=True)
@@ -72,10 +72,10 @@ class Spooled:
     """A segment on disk whose categories are factorized."""
 
     path: Path
-    """label_N, dense_IN and code_CN, one after the other in the form of `numpy.save`."""
+    """label_N, dense_IN and code_CN, one after the other in the format of `numpy.save`."""
     runs: Path
     offsets: tuple[int, ...]
-    """Where the run of each column begins, and where the last one ends."""
+    """Start of the run of each column, and the end of the last one."""
 
     def run_of(self, column: int) -> Run:
         """The distinct values of a column and their counts."""
@@ -84,7 +84,7 @@ class Spooled:
 
 @dataclass(frozen=True)
 class Spool:
-    """Parses training lines: into segments for the encoding and runs for the counting."""
+    """Parses training lines and writes them as segments, for the encoding, and runs, for the counting."""
 
     piece: Piece
     prefix: Path
@@ -98,7 +98,7 @@ class Spool:
         runs = path.with_suffix(".runs")
         with runs.open("wb") as file:
             for factors in rows.factors_C:
-                pack(factors).tofile(file)
+                pack(factors.values_K, factors.counts_K).tofile(file)
         with path.open("wb") as file:
             for array in (rows.label_N, rows.dense_IN, np.stack([factors.code_N for factors in rows.factors_C])):
                 np.save(file, array)
@@ -111,14 +111,14 @@ class EncodeSpooled:
 
     segments: Sequence[Spooled]
     index: int
-    """Of the piece that they are of."""
+    """Index of the piece of the segments."""
     number: int
-    """Of the shard among the piece's."""
+    """Index of the shard among those of the piece."""
     transform: CriteoTransform
     folder: Path
 
     def run(self, report: Report) -> list[Encoded]:
-        """The shard, in a list of its own."""
+        """Returns the one shard."""
         vocabularies = self.transform.vocabularies(self.folder)
         tables = (self._table(segment, vocabularies, report) for segment in self.segments)
         return [_write(self.folder, "train", self.index, self.number, tables)]
@@ -142,12 +142,12 @@ class EncodeLines:
     piece: Piece
     split: str
     index: int
-    """Among the pieces of the split."""
+    """Index among the pieces of the split."""
     transform: CriteoTransform
     folder: Path
 
     def run(self, report: Report) -> list[Encoded]:
-        """The shards."""
+        """Returns the shards."""
         vocabularies = [] if self.transform.buckets else self.transform.vocabularies(self.folder)
         segments = read_rows(self.piece, report)
         tables = (_table(rows.label_N, rows.dense_IN, self._ids(rows, vocabularies)) for rows in segments)
@@ -164,7 +164,7 @@ class EncodeLines:
 def encode_spooled(
     spooled: Sequence[Sequence[Spooled]], transform: CriteoTransform, folder: Path
 ) -> list[EncodeSpooled]:
-    """The tasks for the segments of each piece, in the shards that `EncodeLines` would make of it."""
+    """The tasks for the segments of each piece, cut into the same shards as by `EncodeLines`."""
     return [
         EncodeSpooled(of_piece[start : start + SHARD_SEGMENTS], index, number, transform, folder)
         for index, of_piece in enumerate(spooled)

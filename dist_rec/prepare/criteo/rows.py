@@ -1,4 +1,4 @@
-"""Criteo's lines, Kaggle or Terabyte: a label, 13 integers and 26 hexadecimal categories, in arrays or refused by name.
+"""Parses Criteo's lines (a label, 13 integers and 26 hexadecimal categories) to arrays; errors name line and field.
 
 Shapes: N rows of a segment, 13 integers (I) and 26 categories (C) a row.
 """
@@ -34,7 +34,7 @@ class Rows:
 
 
 class Segment:
-    """Room for the rows of several blocks of lines."""
+    """Buffers for the rows of several blocks of lines."""
 
     def __init__(self) -> None:
         self.size = 0
@@ -43,7 +43,7 @@ class Segment:
         self._word_CN = np.empty((CATS, SEGMENT_ROWS), np.uint64)
 
     def add(self, fields: Fields) -> None:
-        """Parses lines; the words of categories are taken as they are."""
+        """Parses labels and integers, and keeps the words of categories."""
         new = slice(self.size, self.size + fields.rows)
         self._label_N[new] = fields.bit(0)
         np.log1p(np.maximum(fields.integer(DENSE_FIELDS), 0, dtype=np.float32), out=self._dense_IN[:, new])
@@ -51,7 +51,7 @@ class Segment:
         self.size = new.stop
 
     def rows(self) -> Rows:
-        """All that was added; now words are read."""
+        """All rows, with their words factorized."""
         factors_C = [factorize(word_N[: self.size]) for word_N in self._word_CN]
         return Rows(self._label_N[: self.size], self._dense_IN[:, : self.size], factors_C)
 
@@ -60,7 +60,7 @@ def read_rows(piece: Piece, report: Report) -> Iterator[Rows]:
     """Segments of at most `SEGMENT_ROWS` rows, which is more than a block of lines can hold.
 
     Raises:
-        UserError: naming the file, line and field that is wrong.
+        UserError: naming the file, line and field of the first fault.
     """
     segment, lines_before = Segment(), 0
     blocks: list[bytes] = []
@@ -76,7 +76,7 @@ def read_rows(piece: Piece, report: Report) -> Iterator[Rows]:
         if segment.size:
             yield segment.rows()
         elif piece.start == 0:
-            raise UserError(f"{piece.path} holds no rows")
+            raise UserError(f"{piece.path} holds no rows; leave it out")
     except NotNumbers:
         raise _first_error(piece, blocks, lines_before) from None
 
@@ -93,7 +93,7 @@ def _first_error(piece: Piece, blocks: list[bytes], lines_before: int) -> UserEr
             if not re.fullmatch(pattern, text):
                 shown = text[:40].decode(errors="replace")
                 return UserError(f"{where}, field {place} ({name}): {shown!r} is not {meaning}")
-    raise AssertionError("the fast parser refused lines that are right")
+    raise AssertionError("the fast parser refused valid lines")
 
 
 def _form(name: str) -> tuple[bytes, str]:

@@ -1,9 +1,9 @@
-"""Criteo's click logs (Kaggle and Terabyte): label, 13 integers and 26 categories a line, to a prepared folder.
+"""Prepares Criteo's click logs (Kaggle and Terabyte): lines of a label, 13 integers and 26 categories.
 
     train lines ── parse ──▶ spool + runs ── merge ──▶ 26 vocabularies ── encode ──▶ shards
     valid, test lines ──────────────── parse ───────────────────────────── encode ──▶ shards
 
-Text is parsed once. Work is cut by the input alone, so the bytes written do not depend on the number of processes.
+Text is parsed once. Tasks are cut by the input alone, so the bytes written do not depend on the number of processes.
 
 Shapes: 13 integers (I) a row.
 """
@@ -33,17 +33,17 @@ from dist_rec.prepare.lines import cut
 from dist_rec.prepare.splits import SplitSource, Written, bytes_of
 
 BYTES_A_WORKER = 1 << 20
-"""Of input; with less, the start of another process costs more than it gains."""
+"""Bytes of input for which one more process pays off."""
 
 
 @dataclass
 class Criteo(SplitSource[CriteoTransform]):
-    """Criteo's click logs."""
+    """Files of Criteo's click logs."""
 
     min_count: int | None = None
-    """Fit vocabularies on the training files, of values seen at least so often (2 if nothing is said)."""
+    """Vocabularies contain the values that occur at least this often in the training files; None takes 2."""
     buckets: int | None = None
-    """Hash to this many rows instead."""
+    """If set, values are hashed to this many rows instead."""
 
     kind = CriteoTransform
     of_fit = ("min_count", "buckets")
@@ -61,7 +61,7 @@ class Criteo(SplitSource[CriteoTransform]):
         self._spooled: list[list[Spooled]] = []
 
     def learn(self, folder: Path, pool: Workers) -> CriteoTransform:
-        """Spools the training lines and fits their vocabularies, or only says how to hash."""
+        """Spools the training lines and fits their vocabularies, unless values are hashed."""
         if self.buckets is not None:
             return CriteoTransform(buckets=self.buckets)
         transform = CriteoTransform(min_count=self.min_count or 2)
@@ -81,7 +81,7 @@ class Criteo(SplitSource[CriteoTransform]):
         return transform.model_copy(update={"vocabulary": dict(zip(CATEGORICAL, checksums, strict=True))})
 
     def tasks(self, transform: CriteoTransform, folder: Path) -> list[EncodeLines | EncodeSpooled]:
-        """For every piece of a file, or for what was spooled of it."""
+        """A task for every piece of a file, or for every shard of spooled segments."""
         lines = [
             EncodeLines(piece, split, index, transform, folder)
             for split, pieces in self._pieces.items()
@@ -90,13 +90,13 @@ class Criteo(SplitSource[CriteoTransform]):
         return [*lines, *encode_spooled(self._spooled, transform, folder)]
 
     def write(self, fit: CriteoTransform, folder: Path, pool: Workers) -> Manifest:
-        """Runs the tasks, and removes what is left of the spool."""
+        """Runs the tasks, and removes the spool."""
         manifest = super().write(fit, folder, pool)
         shutil.rmtree(folder / "spool", ignore_errors=True)
         return manifest
 
     def remarks(self, manifest: Manifest, written: Sequence[Written]) -> Iterator[str]:
-        """A warning for everything that says nothing."""
+        """Warnings about tables, labels and integers without information."""
         yield from manifest.warnings()
         of_train = [of.positive_I for of in written if isinstance(of, Encoded) and of.split == "train"]
         if of_train:

@@ -1,4 +1,4 @@
-"""Numbers out of tab-separated text without Python per row: eight characters of a field are one 64-bit word.
+"""Parses numbers of tab-separated text without a Python step per row: eight characters of a field are a 64-bit word.
 
 A field's last eight bytes are gathered as one little-endian word, so its last character is the top byte, and all eight
 digits are then checked and combined by arithmetic inside the word (SWAR: "SIMD within a register", Lamport 1975).
@@ -15,14 +15,14 @@ from numpy.typing import NDArray
 WORD = 8
 MAX_DIGITS = 2 * WORD
 MARGIN = b"0" * MAX_DIGITS
-"""What must stand before the text, so that the bytes before its first fields can be read."""
+"""Must precede the text, so that the bytes before its first fields can be read."""
 
 TAB, NEWLINE, MINUS = 9, 10, 45
 U64 = np.uint64
 
 
 class NotNumbers(ValueError):
-    """Some field of the text is not what it should be; which one is for the caller to find."""
+    """Some field of the text is invalid; the caller has to find which one."""
 
 
 def _bytes(value: int) -> np.uint64:
@@ -32,9 +32,9 @@ def _bytes(value: int) -> np.uint64:
 
 @dataclass(frozen=True)
 class Fields:
-    """Where the fields of N lines of F tab-separated fields are.
+    """The positions of the fields in N lines of F tab-separated fields.
 
-    Fields are read one at a time, (N,), or several by a slice of their places, one after the other: (fields, N).
+    A field is read by its index, (N,), several fields by a slice of indices: (fields, N).
     """
 
     text: NDArray[np.uint8]
@@ -53,10 +53,10 @@ class Fields:
         """Finds the fields of whole lines, each ended by a newline, after a margin (`MARGIN`).
 
         Raises:
-            NotNumbers: if a line has not that many fields.
+            NotNumbers: if a line has another number of fields.
         """
         text = np.frombuffer(lines, np.uint8)
-        # Every separator is below every character of a number, so one comparison finds them all.
+        # Tab and newline are below every character of a number, so one comparison finds them all.
         separator = np.flatnonzero(text <= NEWLINE)
         count = np.count_nonzero(text == NEWLINE)
         if separator.size != count * fields or np.count_nonzero(text == TAB) != separator.size - count:
@@ -115,7 +115,7 @@ class Fields:
 
 
 def hexadecimal(word_N: NDArray[np.uint64]) -> NDArray[np.uint32]:
-    """The numbers that words of hexadecimal digits are (`Fields.word`), (N,); an empty word is 0.
+    """The numbers that words of hexadecimal digits represent (`Fields.word`), (N,); an empty word is 0.
 
     Raises:
         NotNumbers: if a word has another character.
@@ -142,7 +142,7 @@ def _last_eight(text: NDArray[np.uint8], end: NDArray[np.int64]) -> NDArray[np.u
 
 
 def _mask(length: NDArray[np.int64]) -> NDArray[np.uint64]:
-    """What keeps the last `length` (at most 8) characters of a word."""
+    """Bit mask of the last `length` (at most 8) characters of a word."""
     return ~U64(0) << ((WORD - length) * 8).astype(np.uint64)
 
 

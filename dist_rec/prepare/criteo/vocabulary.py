@@ -1,14 +1,14 @@
-"""From 32-bit category values to rows of an embedding table: counted vocabularies, or hashing to buckets.
+"""Maps 32-bit category values to rows of an embedding table: by counted vocabularies, or by hashing to buckets.
 
-A vocabulary is fitted by an external sort. Every segment of rows leaves one sorted *run* of (value, count) for each
-column on disk; runs are merged block by block, so memory does not grow with the data or with the distinct values.
-Row 0 of a table stands for missing values and, in a vocabulary, for the values that are too rare.
+A vocabulary is fitted by an external sort. For every segment of rows, each column has one sorted *run* of (value,
+count) on disk; runs are merged block by block, so memory does not grow with the data or with the distinct values.
+Row 0 of a table stands for missing values and, in a vocabulary, for rare values.
 """
 
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,14 +21,14 @@ from dist_rec.data.workers import Report
 from dist_rec.prepare.criteo.tsv import hexadecimal
 
 MERGE_ENTRIES = 1 << 18
-"""Entries of all runs together that a merge holds at once."""
+"""Entries of all runs together that a merge holds in memory."""
 FAN_IN = 256
 """Runs that are merged at once; more are first merged in groups, so that each is read in long stretches."""
 SEGMENT_ROWS = 1 << 16
-"""At most so many rows are factorized together: their codes have 16 bits, and the hashes stay in the cache."""
+"""Rows that are factorized together, at most: their codes have 16 bits, and the hash table stays in the cache."""
 U64 = np.uint64
 MISSING = U64(1 << 32)
-"""Above every value."""
+"""Stands for a missing value; larger than every value."""
 
 
 @dataclass(frozen=True)
@@ -36,17 +36,17 @@ class Factors:
     """A column of N rows by its K distinct values."""
 
     values_K: NDArray[np.uint32]
-    """Ascending; missing rows have no part in it."""
+    """Distinct values, ascending, without missing ones."""
     counts_K: NDArray[np.int64]
     code_N: NDArray[np.uint16]
-    """Index into the distinct values, or K where the row's value is missing."""
+    """Index of each row's value in the distinct values, or K if it is missing."""
 
 
 def factorize(word_N: NDArray[np.uint64]) -> Factors:
-    """Distinct values of a column of hexadecimal words, of which an empty one is missing (`Fields.word`).
+    """Distinct values of a column of hexadecimal words (`Fields.word`); an empty word is a missing value.
 
-    Words are hashed before they are read, in order of appearance, since most of them come again: W are distinct, and
-    several of these may be the same number.
+    Most words repeat, so they are made distinct before they are parsed: to W words in order of appearance, of which
+    several may be the same number.
 
     Raises:
         NotNumbers: if a word is not hexadecimal.
@@ -77,7 +77,7 @@ class Run:
     stop: int
 
     def read(self, start: int, count: int) -> NDArray[np.uint64]:
-        """Some entries."""
+        """The `count` entries from `start` on."""
         return np.fromfile(self.path, np.uint64, count, offset=start * 8)
 
     def values(self) -> NDArray[np.uint32]:
@@ -85,24 +85,20 @@ class Run:
         return (self.read(self.start, self.stop - self.start) >> U64(32)).astype(np.uint32)
 
 
-def pack(factors: Factors) -> NDArray[np.uint64]:
+def pack(values: NDArray[np.uint32], counts: NDArray[np.int64]) -> NDArray[np.uint64]:
     """The entries of a run."""
-    return _pack(factors.values_K, factors.counts_K)
-
-
-def _pack(values: NDArray[np.uint32], counts: NDArray[np.int64]) -> NDArray[np.uint64]:
-    # A count beyond 32 bits would run into the value; it matters for the order of ids alone, and is cut.
+    # Counts are clipped to 32 bits, which affects only the order of ids.
     return values.astype(np.uint64) << U64(32) | np.minimum(counts, 0xFFFFFFFF).astype(np.uint64)
 
 
 def merge(runs: list[Run], entries: int = MERGE_ENTRIES) -> Iterator[tuple[NDArray[np.uint32], NDArray[np.int64]]]:
-    """Adds up runs: blocks of distinct ascending values with their total counts, holding about `entries` at once."""
+    """Merges runs to blocks of distinct ascending values with their total counts; holds about `entries` in memory."""
     each = max(entries // max(len(runs), 1), 1)
     cursors = [_Cursor(run) for run in runs if run.start < run.stop]
     while cursors:
         for cursor in cursors:
             cursor.fill(each)
-        # What is at most the smallest last entry of the runs that go on is complete.
+        # Entries up to the smallest last entry of the runs that go on are complete.
         bound = min((cursor.held[-1] | U64(0xFFFFFFFF) for cursor in cursors if cursor.unread), default=~U64(0))
         packed = np.concatenate([cursor.take(bound) for cursor in cursors])
         packed.sort()
@@ -112,14 +108,10 @@ def merge(runs: list[Run], entries: int = MERGE_ENTRIES) -> Iterator[tuple[NDArr
         yield value[starts], np.add.reduceat((packed & U64(0xFFFFFFFF)).astype(np.int64), starts)
 
 
-@dataclass
 class _Cursor:
-    run: Run
-    held: NDArray[np.uint64] = field(default_factory=lambda: np.empty(0, np.uint64))
-    position: int = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.position = self.run.start
+    def __init__(self, run: Run) -> None:
+        self.run, self.position = run, run.start
+        self.held = np.empty(0, np.uint64)
 
     @property
     def unread(self) -> int:
@@ -139,14 +131,14 @@ class _Cursor:
 
 @dataclass(frozen=True)
 class FitColumn:
-    """Merges the runs of a column into its vocabulary."""
+    """Merges the runs of a column to its vocabulary."""
 
     runs: list[Run]
     min_count: int
     path: Path
 
     def run(self, report: Report) -> str:
-        """The checksum of the vocabulary."""
+        """Returns the checksum of the vocabulary."""
         fit(self.runs, self.min_count, self.path)
         entries = sum(run.stop - run.start for run in self.runs)
         report(entries, entries)
@@ -154,9 +146,9 @@ class FitColumn:
 
 
 def fit(runs: list[Run], min_count: int, path: Path, entries: int = MERGE_ENTRIES, fan_in: int = FAN_IN) -> None:
-    """Writes the vocabulary of a column: values seen at least `min_count` times, by descending count, then by value.
+    """Writes the vocabulary of a column: values seen at least `min_count` times, with ids by descending count, value.
 
-    Ids are dealt by a counting sort: the values stay in ascending order on disk and every count knows its next id.
+    Ids are assigned by a counting sort: the values stay in ascending order on disk, and every count has its next id.
     """
     with tempfile.TemporaryDirectory(dir=path.parent) as name:
         scratch = Path(name)
@@ -177,7 +169,7 @@ def _merge_to_disk(runs: list[Run], path: Path, entries: int) -> Run:
     size = 0
     with path.open("wb") as file:
         for values, counts in merge(runs, entries):
-            _pack(values, counts).tofile(file)
+            pack(values, counts).tofile(file)
             size += values.size
     return Run(path, 0, size)
 
@@ -185,7 +177,7 @@ def _merge_to_disk(runs: list[Run], path: Path, entries: int) -> Run:
 def _keep_frequent(
     merged: Iterator[tuple[NDArray[np.uint32], NDArray[np.int64]]], min_count: int, folder: Path
 ) -> dict[int, int]:
-    """Writes the frequent values and their counts, both in the order of values; returns how many have each count."""
+    """Writes the frequent values, ascending, and their counts; returns the number of values of each count."""
     levels: Counter[int] = Counter()
     with (folder / "values").open("wb") as values_file, (folder / "counts").open("wb") as counts_file:
         for values, counts in merged:
@@ -204,7 +196,7 @@ def _read_blocks(path: Path, dtype: np.dtype, entries: int) -> Iterator[NDArray]
 
 
 def _ids_by_count(blocks: Iterator[NDArray[np.int64]], levels: dict[int, int]) -> Iterator[NDArray[np.int64]]:
-    """The ids of values whose counts come in blocks; `levels` says how many values have each count."""
+    """The ids of values, from blocks of their counts; `levels` has the number of values of each count."""
     level_L = np.array(sorted(levels), np.int64)
     sizes_L = np.array([levels[level] for level in level_L], np.int64)
     next_L = 1 + sizes_L[::-1].cumsum()[::-1] - sizes_L
@@ -222,7 +214,7 @@ class Vocabulary:
     """The ids of a fitted column, looked up on disk: a file of ascending values and the id of each.
 
     Raises:
-        UserError: if the file is missing, or its bytes are not those that were fitted.
+        UserError: if the file is missing or is not an array of two rows.
     """
 
     def __init__(self, path: Path) -> None:
@@ -237,7 +229,7 @@ class Vocabulary:
         return self.values.size + 1
 
     def rows_of(self, values_K: NDArray[np.uint32]) -> NDArray[np.int32]:
-        """The row of each of some ascending values, 0 if it is unknown, and then row 0 for missing, (K + 1,)."""
+        """The row of each of K ascending values, 0 if it is unknown, then row 0 for missing values, (K + 1,)."""
         row_K1 = np.zeros(values_K.size + 1, np.int32)
         if self.values.size:
             place = np.minimum(np.searchsorted(self.values, values_K), self.values.size - 1)
@@ -246,9 +238,9 @@ class Vocabulary:
 
 
 def bucket(values_K: NDArray[np.uint32], buckets: int) -> NDArray[np.int32]:
-    """The row of each of some values, hashed to 1 … `buckets`, and then row 0 for missing, (K + 1,).
+    """The row of each of K values, hashed to 1 … `buckets`, then row 0 for missing values, (K + 1,).
 
-    MurmurHash3's 32-bit finalizer, then multiply and shift (Lemire 2019).
+    The hash is MurmurHash3's 32-bit finalizer, then multiply and shift (Lemire 2019).
     """
     hashed = values_K ^ (values_K >> np.uint32(16))
     hashed *= np.uint32(0x85EBCA6B)

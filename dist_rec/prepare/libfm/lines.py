@@ -1,4 +1,4 @@
-"""Lines of libFM (Rendle 2012), `label index:value …`, in arrays or refused by name.
+"""Parses lines of libFM (Rendle 2012), `label index:value …`, to arrays; errors name the line.
 
 Shapes: N rows of a block, V entries of all its rows.
 """
@@ -26,45 +26,45 @@ class Rows:
 
     label_N: NDArray[np.float32]
     length_N: NDArray[np.int64]
-    """Entries of each row."""
+    """Number of entries of each row."""
     index_V: NDArray[np.int64]
-    """Entries of all rows, end to end."""
+    """Indices of all rows, end to end."""
     value_V: NDArray[np.float32]
     place: "Place"
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where rows are, for messages."""
+    """Position of rows in a file, for messages."""
 
     path: str
     lines: bytes
     lines_before: int
 
     def of(self, row: int) -> str:
-        """The line of a row."""
+        """File and line of a row."""
         kept = [number for number, line in enumerate(self.lines.split(b"\n")) if line.strip()]
         return f"{self.path}, line {self.lines_before + kept[row] + 1}"
 
     def first_error(self) -> UserError:
-        """The first line that is no row."""
+        """The error of the first invalid line."""
         for number, line in enumerate(self.lines.split(b"\n"), start=self.lines_before + 1):
             label, *entries = line.decode(errors="replace").split() or ["0"]
             where = f"{self.path}, line {number}"
             if not _is_number(label):
-                return UserError(f"{where}: the label {label[:40]!r} is no number")
+                return UserError(f"{where}: the label {label[:40]!r} is not a number")
             for entry in entries:
                 index, _, value = entry.partition(":")
                 if not re.fullmatch("[0-9]{1,18}", index) or not _is_number(value):
                     return UserError(f"{where}: {entry[:40]!r} is not index:value")
-        raise AssertionError("the fast parser refused lines that are right")
+        raise AssertionError("the fast parser refused valid lines")
 
 
 def read_rows(path: str, report: Report) -> Iterator[Rows]:
     """The rows of a plain or gzipped file, block by block; empty lines are left out.
 
     Raises:
-        UserError: naming the line that is wrong, or a file without rows.
+        UserError: naming the first invalid line, or a file without rows.
     """
     lines_before = count = 0
     for lines, size in read_lines(Piece(path, 0, Path(path).stat().st_size), b""):
@@ -79,7 +79,7 @@ def read_rows(path: str, report: Report) -> Iterator[Rows]:
             yield rows
         report(size, rows.label_N.size)
     if not count:
-        raise UserError(f"{path} holds no rows")
+        raise UserError(f"{path} holds no rows; leave it out")
 
 
 def _parse(lines: bytes, place: Place) -> Rows:

@@ -1,10 +1,10 @@
-"""libFM's files (Rendle 2012), `label index:value …`, to a prepared folder.
+"""Prepares libFM's files (Rendle 2012), `label index:value …`.
 
-If every row has as many entries, all of value 1, and no index at one place lies within the range of another place's,
-the places are categorical columns (Frappe: user, item and eight contexts); otherwise a row is one bag, weighted unless
-all values are 1. An index that training has becomes a row of a table, in ascending order; others are unknown, row 0.
+If all rows have the same number of entries, all of value 1, and the ranges of indices at different places do not
+overlap, the places are categorical columns (Frappe: user, item and eight contexts); otherwise a row is one bag,
+weighted unless all values are 1. Indices of the training split become rows of a table in ascending order, others row 0.
 
-Memory grows with the distinct indices alone.
+Memory grows only with the number of distinct indices.
 
 Shapes: N rows of a block, V entries of all its rows, F places, K distinct indices.
 """
@@ -31,26 +31,26 @@ LabelKind = Literal["rating", "click"]
 
 
 class LibFMTransform(Transform):
-    """How lines became ids."""
+    """Transform of lines to ids."""
 
     source: Literal["libfm"] = "libfm"
     label: LabelKind
-    """rating: as it is in the file; click: 1 for 1, and 0 for 0 or -1."""
+    """rating: the label of the file; click: 1 for 1, and 0 for 0 or -1."""
     fields: int = 0
-    """Entries of every row if they are categorical columns; 0 if they are a bag."""
+    """Number of entries of every row if they are categorical columns; 0 if they are a bag."""
     weighted: bool = False
     """Whether the bag has weights."""
     vocabulary: dict[str, str] = {}
-    """Checksum of every `vocabulary/<table>.npy`: ascending indices, that of row i + 1 at place i."""
+    """Checksum of every `vocabulary/<table>.npy`: ascending indices; the one at place i has row i + 1."""
 
     @property
     def tables(self) -> tuple[str, ...]:
-        """Their names."""
+        """Names of the tables."""
         return tuple(f"field_{place}" for place in range(self.fields)) or (BAG,)
 
     @property
     def columns(self) -> tuple[Column, ...]:
-        """Of the shards."""
+        """Columns of the shards."""
         label = Column(name="label", kind="label")
         if self.fields:
             return (label, *(Column(name=name, kind="categorical", table=name) for name in self.tables))
@@ -69,20 +69,21 @@ class LibFMTransform(Transform):
 
 @dataclass(frozen=True)
 class Form:
-    """What rows have in common."""
+    """Common properties of rows."""
 
     index_K: NDArray[np.int64]
     """Distinct indices, ascending."""
     only_ones: bool
     labels: tuple[float, float]
-    """The lowest and the highest."""
+    """The lowest and the highest label."""
     low_F: NDArray[np.int64] | None = None
     """The smallest index at each place; None if rows differ in their number of entries."""
     high_F: NDArray[np.int64] | None = None
+    """The largest index likewise."""
 
     @classmethod
     def of(cls, rows: Rows) -> "Form":
-        """That of a block."""
+        """The form of a block."""
         labels = float(rows.label_N.min()), float(rows.label_N.max())
         form = cls(np.unique(rows.index_V), bool((rows.value_V == 1).all()), labels)
         places = int(rows.length_N[0])
@@ -101,7 +102,7 @@ class Form:
 
     @property
     def ranges(self) -> list[tuple[int, int]]:
-        """The smallest and the largest index of each place, if places are categorical columns."""
+        """The smallest and the largest index of each place, if places are categorical columns; else empty."""
         if self.low_F is None or self.high_F is None or not self.only_ones:
             return []
         order = np.argsort(self.low_F)
@@ -111,7 +112,7 @@ class Form:
 
     @property
     def no_fields(self) -> str:
-        """Why places are no categorical columns, where they are not."""
+        """The reason why places are not categorical columns."""
         if not self.only_ones:
             return "there are values other than 1"
         return "rows differ in their number of entries" if self.low_F is None else "the columns share indices"
@@ -119,12 +120,12 @@ class Form:
 
 @dataclass(frozen=True)
 class ScanFile:
-    """Reads a file for its form."""
+    """Determines the form of a file."""
 
     path: str
 
     def run(self, report: Report) -> Form:
-        """The form."""
+        """Returns the form."""
         return reduce(or_, map(Form.of, read_rows(self.path, report)))
 
 
@@ -135,12 +136,12 @@ class EncodeFile:
     path: str
     split: str
     index: int
-    """Among the files of the split."""
+    """Index among the files of the split."""
     transform: LibFMTransform
     folder: Path
 
     def run(self, report: Report) -> list[Written]:
-        """The shard."""
+        """Returns the shard."""
         transform, vocabularies = self.transform, self.transform.vocabularies(self.folder)
         schema, clicks = arrow_schema(transform.columns), transform.label == "click"
         with SplitWriter(self.folder, self.split, f"{self.index:05}", transform.columns, clicks) as writer:
@@ -155,7 +156,7 @@ class EncodeFile:
             return [_ids(index_N, known_K) for index_N, known_K in zip(index_NF.T, vocabularies, strict=True)]
         if not self.transform.weighted and (rows.value_V != 1).any():
             row = int(np.searchsorted(np.cumsum(rows.length_N), (rows.value_V != 1).argmax(), side="right"))
-            raise UserError(f"{rows.place.of(row)} has a value that is not 1, which the earlier files had alone")
+            raise UserError(f"{rows.place.of(row)} has a value other than 1, unlike the files of --fitted-from")
         values = [_ids(rows.index_V, vocabularies[0])] + ([rows.value_V] if self.transform.weighted else [])
         return [lists(values_V, rows.length_N) for values_V in values]
 
@@ -173,7 +174,8 @@ def _places(rows: Rows, fields: int) -> NDArray[np.int64]:
     if not wrong.any():
         wrong = (rows.value_V != 1).reshape(-1, fields).any(1)
     if wrong.any():
-        raise UserError(f"{rows.place.of(int(wrong.argmax()))} has not {fields} entries of value 1, as earlier files")
+        place = rows.place.of(int(wrong.argmax()))
+        raise UserError(f"{place} must have {fields} entries of value 1, like the files of --fitted-from")
     return rows.index_V.reshape(-1, fields)
 
 
@@ -185,16 +187,16 @@ def _ids(index_V: NDArray[np.int64], known_K: NDArray[np.int64]) -> NDArray[np.i
 
 @dataclass
 class LibFM(SplitSource[LibFMTransform]):
-    """libFM's files."""
+    """Files of libFM."""
 
     label: LabelKind | None = None
-    """rating, if nothing is said, keeps labels as they are; click makes -1, 0 and 1 into 0, 0 and 1."""
+    """rating (the default) keeps labels as they are; click maps -1, 0 and 1 to 0, 0 and 1."""
 
     kind = LibFMTransform
     of_fit = ("label",)
 
     def learn(self, folder: Path, pool: Workers) -> LibFMTransform:
-        """Scans the files of all splits for their form, and keeps the indices of training."""
+        """Determines the form of the files of all splits, and saves the indices of the training split."""
         forms = pool.run([ScanFile(path) for path in self.paths], "read", self.bytes)
         of_train = reduce(or_, forms[: len(self.files["train"])])
         form = reduce(or_, forms[len(self.files["train"]) :], of_train)
@@ -211,12 +213,12 @@ class LibFM(SplitSource[LibFMTransform]):
             self.warnings.append(f"the label is {lowest:g} in every training row")
         if not ranges:
             self.warnings.append(
-                f"{form.no_fields}: all entries of a row are one bag, and pairs of them do not interact"
+                f"{form.no_fields}: all entries of a row form one bag, and pairs of them do not interact"
             )
         return transform.model_copy(update={"vocabulary": checksums})
 
     def tasks(self, transform: LibFMTransform, folder: Path) -> list[EncodeFile]:
-        """For every file."""
+        """A task for every file."""
         return [
             EncodeFile(file, split, index, transform, folder)
             for split, of_split in self.files.items()

@@ -1,4 +1,4 @@
-"""The items that the item of a validation or test rating is ranked among: given in a file, or drawn.
+"""Candidates that the item of a validation or test rating is ranked among: given in a file, or drawn.
 
 Shapes: N ratings, L lines, R rows of a split, K candidates of each.
 """
@@ -22,9 +22,9 @@ from dist_rec.prepare.ratings.split import TEST, TRAIN, VALID, LeaveOneOut
 
 
 def find_candidates(encoded: Encoded, splitter: LeaveOneOut, warn: Callable[[str], None]) -> dict[int, pa.ListArray]:
-    """The candidates of every rating of each part, if the split says how; those of training are empty lists.
+    """The candidates of every rating of each part, if the splitter asks for them; those of training are empty lists.
 
-    Drawn ones are distinct and no items of the user, in whatever part; given ones are as the file says.
+    Drawn candidates are distinct and are not items of the user in any part; given ones are taken as they are.
     """
     if not (splitter.negatives or splitter.draw):
         return {}
@@ -42,9 +42,9 @@ def find_candidates(encoded: Encoded, splitter: LeaveOneOut, warn: Callable[[str
 
 
 def _negatives(encoded: Encoded, splitter: LeaveOneOut) -> tuple[Negatives, NDArray[np.int64]]:
-    """What draws items that a user has in no part, and the number by which it knows each rating's user.
+    """A sampler of items that a user has in no part, and the number of each rating's user in it.
 
-    That is the row of the table, and for users that training never saw, who share row 0, one of their own beyond.
+    That is the row of the table; users that training never saw, who share row 0, get numbers beyond the table.
     """
     ratings, items = encoded.ratings, encoded.items
     user_N = np.where(encoded.user_N > 0, encoded.user_N.astype(np.int64), encoded.users + ratings.user_N)
@@ -60,14 +60,14 @@ def _negatives(encoded: Encoded, splitter: LeaveOneOut) -> tuple[Negatives, NDAr
 
 
 def _given(code_RK: NDArray[np.int32], encoded: Encoded, warn: Callable[[str], None]) -> pa.ListArray:
-    """The rows of given candidates, without the test item itself wherever it is among them."""
+    """The rows of given candidates, without the test item itself."""
     test_N = encoded.parts.targets(TEST)
     user_R = encoded.ratings.user_N[test_N]
     other_RK = code_RK != encoded.ratings.item_N[test_N, None]
     item_RK = np.where(code_RK < 0, 0, encoded.item_K[code_RK])
     if own := int((~other_RK).sum()):
         first = encoded.ratings.users[int(user_R[np.argmin(other_RK.all(1))])]
-        warn(f"{own} test items are among their own candidates, first user {first}'s; they are left out there")
+        warn(f"{own} test items are among their own candidates, first of user {first}: they are left out there")
     if unknown := int((item_RK == 0).sum()):
         first = encoded.ratings.users[int(user_R[np.argmax((item_RK == 0).any(1))])]
         warn(f"{unknown} candidates are items that training never saw, first of user {first}: row 0 of the table")
@@ -75,7 +75,7 @@ def _given(code_RK: NDArray[np.int32], encoded: Encoded, warn: Callable[[str], N
 
 
 def _read_candidates(path: str, ratings: Ratings, test_N: NDArray[np.bool_]) -> NDArray[np.int32]:
-    """Reads `(user,item)` and the codes of K other items a line, tab-separated, plain or gzipped.
+    """Reads lines of `(user,item)` and K other items, tab-separated, plain or gzipped.
 
     Returns:
         The code of each candidate of each test rating in the order of the ratings, -1 for an unknown item, [R, K].
@@ -103,18 +103,18 @@ def _read_candidates(path: str, ratings: Ratings, test_N: NDArray[np.bool_]) -> 
     if other_R.any():
         row = int(np.argmax(other_R))
         item = ratings.items[ratings.item_N[test_N][row]]
-        raise UserError(f"{path}, line {line_R[row] + 1} is of another item than the user's test item, {item}")
+        raise UserError(f"{path}, line {line_R[row] + 1}: the item must be {item}, the test item of its user")
     _check_filled(path, table, pc.list_element(key, 1), line_R)
     return candidates_LK[line_R]
 
 
 def _check_filled(path: str, table: pa.Table, item_L: pa.ChunkedArray, line_R: NDArray[np.int64]) -> None:
-    """Raises UserError if a line that is used holds nothing beside its own item."""
+    """Raises UserError if a line that is used has no candidates but its own item."""
     columns = [table[name] for name in table.column_names[1:]]
     void_L = np.all([pc.or_(pc.equal(column, ""), pc.equal(column, item_L)).to_numpy() for column in columns], axis=0)
     if void_L[line_R].any():
         line = line_R[np.argmax(void_L[line_R])]
-        raise UserError(f"{path}, line {line + 1}, {table['positive'][line]}, has no candidates beside its own item")
+        raise UserError(f"{path}, line {line + 1}: {table['positive'][line]} has no candidates beside its own item")
 
 
 def _read_table(path: str) -> pa.Table:
@@ -123,7 +123,7 @@ def _read_table(path: str) -> pa.Table:
         raise UserError(f"{path} holds no candidates")
     fields = lines[: lines.index(b"\n")].count(b"\t") + 1
     if fields < 2:
-        raise UserError(f"{path}, line 1 has no tab: not `(user,item)`, then the items to rank it among")
+        raise UserError(f"{path}, line 1 has no tab; give `(user,item)` and its candidates, separated by tabs")
     names = ["positive", *(str(place) for place in range(1, fields))]
     try:
         return pacsv.read_csv(
@@ -136,9 +136,9 @@ def _read_table(path: str) -> pa.Table:
         for number, line in enumerate(lines.split(b"\n")[:-1], start=1):
             if (found := line.count(b"\t") + 1) != fields:
                 raise UserError(f"{path}, line {number} has {found} fields, but line 1 has {fields}") from None
-        raise UserError(f"{path} is not UTF-8 text") from None
+        raise UserError(f"{path} is not UTF-8 text; convert it") from None
 
 
 def _codes(column: pa.ChunkedArray, values: pa.Array) -> NDArray[np.int32]:
-    """The place of each text among the values, or -1."""
+    """The index of each text among the values, or -1."""
     return pc.fill_null(pc.index_in(column, value_set=values), -1).to_numpy().astype(np.int32)

@@ -1,4 +1,4 @@
-"""Which ratings count: each (user, item) once, high enough, of users with enough of them.
+"""Selects ratings: each (user, item) once, high enough, of users with enough of them.
 
 Shapes: N ratings, U users.
 """
@@ -15,20 +15,20 @@ from dist_rec.prepare.ratings.split import Mask
 def choose(
     ratings: Ratings, test_N: Mask, min_rating: float | None, min_interactions: int, warn: Callable[[str], None]
 ) -> tuple[Mask, dict[str, int]]:
-    """Leaves out all but the newest rating of a (user, item), then low ones, then those of users with few.
+    """Leaves out all but the newest rating of a (user, item), then low ratings, then those of users with few.
 
     Args:
-        ratings: of the files.
-        test_N: which of them are for the test already.
+        ratings: the ratings of the files.
+        test_N: the ratings of test files.
         min_rating: the lowest rating that stays.
-        min_interactions: how many ratings a user needs to stay.
-        warn: is called if a (user, item) is rated again.
+        min_interactions: number of ratings that a user needs to stay.
+        warn: called if a (user, item) is rated again.
 
     Returns:
-        Which ratings stay, and how many went, by reason.
+        The ratings that stay, and the number of those left out, by reason.
 
     Raises:
-        UserError: if a (user, item) is in training and test, or nothing is left.
+        UserError: if a (user, item) is in both training and test files, or nothing is left.
     """
     newest_N = _newest(ratings, test_N)
     high_N = newest_N if min_rating is None else newest_N & (ratings.rating_N >= min_rating)
@@ -44,7 +44,7 @@ def choose(
 
 
 def _newest(ratings: Ratings, test_N: Mask) -> Mask:
-    """Which ratings are the last of their (user, item), by time, ties by order."""
+    """The last rating of each (user, item), by time, ties by order."""
     order = np.lexsort((ratings.time_N, ratings.item_N, ratings.user_N))
     user, item = ratings.user_N[order], ratings.item_N[order]
     repeated = (user[1:] == user[:-1]) & (item[1:] == item[:-1])

@@ -1,4 +1,4 @@
-"""Users and items as rows of tables: by descending count in training, ties by first appearance, row 0 for the unknown.
+"""Rows of users and items in their tables: by descending count in training, ties by first appearance; row 0: unknown.
 
 Shapes: N ratings, K codes, S pairs.
 """
@@ -22,7 +22,7 @@ Ids = NDArray[np.int32]
 
 @dataclass(frozen=True)
 class Encoded:
-    """Ratings whose users and items are rows of tables."""
+    """Ratings with the rows of their users and items."""
 
     ratings: Ratings
     parts: Parts
@@ -34,7 +34,7 @@ class Encoded:
 
     @classmethod
     def of(cls, ratings: Ratings, parts: Parts, implicit: bool) -> "Encoded":
-        """Numbers users and items; raises UserError if nothing is left for training."""
+        """Assigns rows to users and items; raises UserError if no rating is left for training."""
         train_N = parts.targets(TRAIN)
         if not train_N.any():
             raise UserError("no rating is left for training; lower --test-share, or give more ratings")
@@ -72,7 +72,7 @@ class Encoded:
 
 
 def number(code_N: Ids, codes: int) -> Ids:
-    """The row of each of K codes: from 1 by descending count, ties by ascending code; 0 if it does not occur."""
+    """The row of each of K codes: from 1 by descending count, ties by ascending code; 0 for codes that do not occur."""
     count_K = np.bincount(code_N, minlength=codes)
     row_K = np.empty(codes, np.int32)
     row_K[np.argsort(-count_K, kind="stable")] = np.arange(1, codes + 1)

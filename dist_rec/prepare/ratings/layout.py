@@ -1,4 +1,4 @@
-"""What a row of the shards is: an interaction, or all that a user (or an item) has in a split.
+"""Layouts of the shards: a row is an interaction, or all ratings of a user (or an item) in a split.
 
 Shapes: N ratings, R rows.
 """
@@ -18,13 +18,7 @@ Layout = Literal["interactions", "users", "items"]
 
 
 def columns(layout: Layout, candidates: bool, levels: bool = False) -> tuple[Column, ...]:
-    """The columns of a layout.
-
-    Args:
-        layout: see `Layout`.
-        candidates: whether there are items to rank an interaction's item among.
-        levels: whether there are bags of pairs of a member and its rating.
-    """
+    """The columns of a layout, with `candidates` of interactions, or bags of `levels`: (member, rating) pairs."""
     label = Column(name="label", kind="label")
     if layout == "interactions":
         ids = tuple(Column(name=name, kind="categorical", table=name) for name in ("user", "item"))
@@ -45,7 +39,7 @@ def _of_bag(name: str, member: str, levels: bool) -> list[Column]:
 
 
 def interactions(encoded: Encoded, part: int, candidates: pa.ListArray | None) -> pa.Table:
-    """A row for each target of a part, in the order of the files, with a list of candidates if there are any."""
+    """A row for each target of a part, in the order of the files, with a list of candidates if they are given."""
     target_N = encoded.parts.targets(part)
     table = {
         "label": encoded.label_N[target_N],
@@ -56,11 +50,11 @@ def interactions(encoded: Encoded, part: int, candidates: pa.ListArray | None) -
 
 
 def bags(encoded: Encoded, part: int, layout: Layout, levels: tuple[float, ...] | None = None) -> pa.Table:
-    """A row for each user (or item) who has a target in a part, by first appearance.
+    """A row for each user (or item) that has a target in a part, by first appearance.
 
-    The history is what is given of that user (or item), the target what is to be predicted; in training they are the
-    same. Owners that training never saw have rows of their own, but share row 0 of the table. With levels, K ascending
-    ratings, there are bags as well whose ids are K times the member plus the place of its rating among them.
+    The history holds the given ratings of that user (or item), the target those to predict; in training they are the
+    same. Users (or items) that training never saw have rows of their own, but share row 0 of the table. With levels, K
+    ascending ratings, there are also bags of ids K * member + index of its rating among the levels.
     """
     ratings = encoded.ratings
     owner_N, row_K, member_N = ratings.user_N, encoded.user_K, encoded.item_N
@@ -80,7 +74,7 @@ def bags(encoded: Encoded, part: int, layout: Layout, levels: tuple[float, ...] 
 
 
 def _group(owner_N: Ids, among_N: Mask, owners_R: Ids, owners: int) -> tuple[NDArray[np.integer], NDArray[np.int64]]:
-    """The ratings `among_N` of each of some owners: how many they are, and the ratings owner by owner."""
+    """The ratings `among_N` of some owners: their number for each owner, and their indices, owner by owner."""
     wanted_K = np.zeros(owners, np.bool_)
     wanted_K[owners_R] = True
     index = np.flatnonzero(among_N & wanted_K[owner_N])

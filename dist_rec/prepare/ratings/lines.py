@@ -1,13 +1,13 @@
-"""Lines `user item rating [timestamp]` of rating files, as columns of numbers.
+"""Parses lines `user item rating [timestamp]` of rating files to columns of numbers.
 
-Ratings are held in memory, 20 bytes each. Ids are any text; a code stands for each in the order of first appearance.
+Ratings are held in memory, 20 bytes each. Ids are any text, and get codes in the order of first appearance.
 
 Shapes: N ratings.
 """
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -19,7 +19,7 @@ from dist_rec.core.errors import UserError
 from dist_rec.prepare.lines import Piece, cut, read_lines
 
 SEPARATORS = ("::", "\t", ",", ";", " ")
-"""In the order in which they are tried."""
+"""Field separators, in the order in which they are tried."""
 TYPES = {
     "user": pa.dictionary(pa.int32(), pa.string()),
     "item": pa.dictionary(pa.int32(), pa.string()),
@@ -28,10 +28,10 @@ TYPES = {
 }
 NUMBER = rb"\s*[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?\s*"
 NO_NUMBER = rb"(?i)[^a-z\x80-\xff]*|n/?an?|null|none|[-+]?inf(inity)?"
-"""A rating that is missing or has a comma: such a line is no header."""
+"""Form of an invalid or missing rating, by which a line of data differs from a header."""
 INTEGER = rb"\s*[-+]?[0-9]+\s*"
 UNIT = b"\x1f"
-"""Stands for a separator of several bytes, which Arrow cannot read."""
+"""Replaces a separator of several bytes, which Arrow cannot read."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Ratings:
     item_N: NDArray[np.int32]
     rating_N: NDArray[np.float32]
     time_N: NDArray[np.int64]
-    """The timestamp; 0 where the files have none, so that the order of the files counts."""
+    """The timestamp; 0 if the files have none, so that their order counts."""
     users: pa.StringArray
     """The user's id in the files, by code."""
     items: pa.StringArray
@@ -57,29 +57,24 @@ class Ratings:
         return bool(self.time_N.any())
 
     def first_user(self, among_N: NDArray[np.bool_]) -> str:
-        """The user of the first of some ratings, by the id in the files."""
+        """The id in the files of the user of the first rating in `among_N`."""
         return self.users[int(self.user_N[np.argmax(among_N)])].as_py()
 
     def first_item(self, among_N: NDArray[np.bool_]) -> str:
-        """Likewise."""
+        """The id in the files of the item of the first rating in `among_N`."""
         return self.items[int(self.item_N[np.argmax(among_N)])].as_py()
 
     def where(self, kept_N: NDArray[np.bool_]) -> "Ratings":
-        """Some of the ratings; codes stay."""
-        return replace(
-            self,
-            user_N=self.user_N[kept_N],
-            item_N=self.item_N[kept_N],
-            rating_N=self.rating_N[kept_N],
-            time_N=self.time_N[kept_N],
+        """The ratings in `kept_N`; codes stay the same."""
+        return Ratings(
+            self.user_N[kept_N], self.item_N[kept_N], self.rating_N[kept_N], self.time_N[kept_N], self.users, self.items
         )
 
 
 @dataclass(frozen=True)
 class Form:
-    """How the lines of a file are to be read."""
+    """Format of the lines of a file."""
 
-    path: str
     separator: str
     fields: int
     """3, or 4 with a timestamp."""
@@ -87,34 +82,30 @@ class Form:
 
     @classmethod
     def detect(cls, path: str, first: bytes, separator: str | None) -> "Form":
-        """From the first line: the separator that gives three or four fields; a header has a word for a rating."""
+        """The form of a first line: its separator gives three or four fields, a header has a word as rating."""
         for candidate in [separator] if separator else SEPARATORS:
             fields = first.split(candidate.encode())
             if len(fields) in (3, 4):
                 numeric = any(re.fullmatch(NUMBER, text) for text in fields[2:])
-                return cls(path, candidate, len(fields), not numeric and not re.fullmatch(NO_NUMBER, fields[2].strip()))
+                return cls(candidate, len(fields), not numeric and not re.fullmatch(NO_NUMBER, fields[2].strip()))
         tried = f"--separator {separator!r}" if separator else "tab, comma, '::', ';' or space"
         raise UserError(f"{path}, line 1: not `user item rating [timestamp]` by {tried}; choose another --separator")
 
     def parse(self, lines: bytes, skip: int) -> pa.Table:
-        """A table of `TYPES`; raises pa.ArrowInvalid for lines of another form."""
+        """Parses lines to a table of `TYPES`; raises pa.ArrowInvalid for lines of another form."""
         separator = self.separator.encode()
         if len(separator) > 1:
-            lines = lines.replace(separator, UNIT)
+            lines, separator = lines.replace(separator, UNIT), UNIT
         names = list(TYPES)[: self.fields]
         return pacsv.read_csv(
             pa.BufferReader(lines),
             pacsv.ReadOptions(use_threads=False, block_size=len(lines) + 1, column_names=names, skip_rows=skip),
-            pacsv.ParseOptions(
-                delimiter=self.separator if len(separator) == 1 else UNIT.decode(),
-                quote_char=False,
-                ignore_empty_lines=False,
-            ),
+            pacsv.ParseOptions(delimiter=separator.decode(), quote_char=False, ignore_empty_lines=False),
             pacsv.ConvertOptions(column_types={name: TYPES[name] for name in names}, null_values=[]),
         )
 
     def fault(self, line: bytes) -> str | None:
-        """What is wrong with a line, if anything."""
+        """Describes the fault of a line; None if it is valid."""
         fields = line.split(self.separator.encode())
         if len(fields) != self.fields:
             return f"has {len(fields)} fields by separator {self.separator!r}, not {self.fields}"
@@ -134,14 +125,14 @@ def read_ratings(
 
     Args:
         files: paths.
-        separator: between fields; None finds it in each file's first line.
-        bounds: the smallest and the largest rating that may occur.
+        separator: between fields; None detects it in each file's first line.
+        bounds: the smallest and the largest valid rating.
 
     Returns:
-        The ratings, and how many of them each file holds.
+        The ratings, and the number of ratings in each file.
 
     Raises:
-        UserError: naming file and line, for lines of another form and ratings out of bounds.
+        UserError: naming file and line, for invalid lines and ratings out of bounds.
     """
     of_files = [_read_file(file, separator, bounds) for file in files]
     for file, of_file in zip(files, of_files, strict=True):
@@ -166,7 +157,7 @@ def read_ratings(
 def _read_file(path: str, separator: str | None, bounds: tuple[float, float] | None) -> pa.Table:
     blocks = list(_read_blocks(path, separator, bounds))
     if not blocks:
-        raise UserError(f"{path} holds no ratings")
+        raise UserError(f"{path} holds no ratings; leave it out")
     return pa.concat_tables(blocks)
 
 
@@ -199,7 +190,7 @@ def _parse(
     low, high = bounds or (-np.inf, np.inf)
     wrong = np.flatnonzero(~(np.isfinite(rating_N) & (rating_N >= low) & (rating_N <= high)))
     if wrong.size:
-        where = f"{form.path}, line {piece.line_number(before + skip + int(wrong[0]))}"
+        where = f"{piece.path}, line {piece.line_number(before + skip + int(wrong[0]))}"
         allowed = f"from {low:g} to {high:g}, the --range" if bounds else "a finite number"
         raise UserError(f"{where}: rating {rating_N[wrong[0]]:g} is not {allowed}")
     return table
@@ -208,5 +199,5 @@ def _parse(
 def _first_fault(form: Form, piece: Piece, lines: bytes, skip: int, before: int, otherwise: str) -> UserError:
     for index, line in enumerate(lines.split(b"\n")[skip:-1], start=skip):
         if fault := form.fault(line):
-            return UserError(f"{form.path}, line {piece.line_number(before + index)} {fault}")
-    return UserError(f"{form.path}: {otherwise}")
+            return UserError(f"{piece.path}, line {piece.line_number(before + index)} {fault}")
+    return UserError(f"{piece.path}: {otherwise}")

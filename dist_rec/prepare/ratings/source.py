@@ -1,10 +1,10 @@
-"""Ratings (`user item rating [timestamp]`) to a prepared folder: filtered, split, renumbered, laid out.
+"""Prepares ratings (`user item rating [timestamp]`): filters, splits, renumbers and lays them out.
 
     lines ── read ──▶ columns ── filter ──▶ split ──▶ vocabularies ──▶ rows of the layout ── write ──▶ shards
                                               └──▶ seen pairs, candidates
 
 Ids are renumbered by descending count in the training split, ties by first appearance; row 0 stands for users and items
-that training never saw. Everything is a function of the files, the options and the seed.
+that training never saw. The result is a function of the files, the options and the seed.
 
 Shapes: N ratings.
 """
@@ -48,22 +48,22 @@ SHARD_ROWS = 1 << 20
 
 
 class Options(Config):
-    """Which ratings count, and what becomes of them."""
+    """Selection and form of the ratings."""
 
     layout: Layout = "interactions"
-    """A row is a rating, or all ratings of a user or an item."""
+    """A row is a rating (interactions), or all ratings of a user (users) or an item (items)."""
     implicit: bool = False
-    """Every rating is a 1."""
+    """Whether every rating counts as 1."""
     min_rating: float | None = None
-    """Ratings below are left out."""
+    """Ratings below this are left out."""
     min_interactions: int = Field(1, ge=1)
-    """Users with fewer of the ratings that are left are left out."""
+    """Users with fewer remaining ratings are left out."""
     levels: bool = False
-    """users, items: bags of pairs of a member and its rating as well, each a row of a table, for head rbm."""
+    """For layouts users and items: adds bags of (member, rating) pairs, which have rows of a table, for head rbm."""
 
 
 class Labels(Config):
-    """The labels of the training split."""
+    """Statistics of the labels of the training split."""
 
     min: float
     max: float
@@ -71,21 +71,21 @@ class Labels(Config):
 
 
 class Transform(Config):
-    """How lines became rows: `transform` of the manifest."""
+    """How lines became rows, as `transform` of the manifest."""
 
     source: Literal["ratings"] = "ratings"
     options: Options
     split: dict[str, Any]
     """Name and settings of the split, see `dist_rec.prepare.ratings.split`."""
     ratings: dict[str, int]
-    """Ratings that each split is trained or tested on."""
+    """Number of ratings that a model is trained or evaluated on in each split."""
     labels: Labels
     levels: tuple[float, ...] | None
-    """The different ratings of the training split, ascending, where there are bags of them."""
+    """The distinct ratings of the training split, ascending, if there are bags of levels."""
     left_out: dict[str, int]
-    """Ratings that are in no split, by reason."""
+    """Number of ratings in no split, by reason."""
     vocabulary: dict[str, str]
-    """Checksum of every `vocabulary/<table>.txt`: on line k the id that became row k."""
+    """Checksum of every `vocabulary/<table>.txt`: line k, from 1, has the id of row k."""
     seen: Seen
 
 
@@ -94,7 +94,7 @@ class RatingFiles(Source[Encoded]):
     """Rating files, which are held in memory.
 
     Raises:
-        UserError: for options that contradict each other, and for files that are missing.
+        UserError: for contradicting options and missing files.
     """
 
     patterns: Sequence[str]
@@ -102,17 +102,17 @@ class RatingFiles(Source[Encoded]):
     splitter: Splitter
     options: Options
     test_patterns: Sequence[str] = ()
-    """Files of the test ratings, for leave-one-out alone."""
+    """Files of the test ratings, for leave-one-out only."""
     separator: str | None = None
-    """Between fields; None finds it in each file's first line."""
+    """Separator of fields; None detects it in each file's first line."""
     bounds: tuple[float, float] | None = None
-    """The smallest and the largest rating that may occur."""
+    """The smallest and the largest valid rating."""
 
     def __post_init__(self) -> None:
         _check(self.splitter, self.options, self.test_patterns, self.bounds)
         self._files, self._test_files = find_files(self.patterns, "FILES"), find_files(self.test_patterns, "--test")
         if both := sorted(set(self._files) & set(self._test_files)):
-            raise UserError(f"{both[0]} is in both FILES and --test")
+            raise UserError(f"{both[0]} is in both FILES and --test; remove it from one of them")
         self._left_out: dict[str, int] = {}
 
     def fit(self, folder: Path, pool: Workers) -> Encoded:
@@ -124,7 +124,7 @@ class RatingFiles(Source[Encoded]):
         kept_N, self._left_out = choose(ratings, test_N, options.min_rating, options.min_interactions, warn)
         ratings, test_N = ratings.where(kept_N), test_N[kept_N]
         if self._test_files and not test_N.any():
-            raise UserError("no rating of --test is left: lower --min-rating or --min-interactions")
+            raise UserError("no rating of --test is left; lower --min-rating or --min-interactions")
         parts = splitter.parts(ratings, test_N) if isinstance(splitter, LeaveOneOut) else splitter.parts(ratings)
         encoded = Encoded.of(ratings, parts, options.implicit)
         check_filled(splitter, parts)
@@ -136,6 +136,8 @@ class RatingFiles(Source[Encoded]):
         options, splitter, warn = self.options, self.splitter, self.warnings.append
         candidates = find_candidates(fit, splitter, warn) if isinstance(splitter, LeaveOneOut) else {}
         label_N = fit.label_N[fit.parts.targets(TRAIN)]
+        mean = float(label_N.mean(dtype=np.float64))
+        labels = Labels(min=float(label_N.min()), max=float(label_N.max()), mean=mean)
         levels = tuple(np.unique(label_N).tolist()) if options.levels else None
         of_columns = columns(options.layout, bool(candidates), options.levels)
         splits = {}
@@ -150,7 +152,7 @@ class RatingFiles(Source[Encoded]):
             options=options,
             split=splitter.model_dump(exclude_none=True),
             ratings={name: int(fit.parts.targets(part).sum()) for part, name in enumerate(SPLITS)},
-            labels=_labels(fit),
+            labels=labels,
             levels=levels,
             left_out=self._left_out,
             vocabulary={
@@ -163,7 +165,7 @@ class RatingFiles(Source[Encoded]):
         if levels is not None:
             member = "item" if options.layout == "users" else "user"
             tables[f"{member}_level"] = Table(rows=tables[member].rows * len(levels))
-        _warn(fit, splitter, options, warn)
+        _warn(fit, splitter, options, labels, warn)
         return Manifest(
             columns=of_columns,
             tables=tables,
@@ -176,28 +178,28 @@ def _check(
     splitter: Splitter, options: Options, test_patterns: Sequence[str], bounds: tuple[float, float] | None
 ) -> None:
     if bounds is not None and not bounds[0] <= bounds[1]:
-        raise UserError(f"--range {bounds[0]:g} {bounds[1]:g}: the lowest rating comes first")
+        raise UserError(f"--range {bounds[0]:g} {bounds[1]:g} is empty; give the lowest rating first")
     if splitter.name == "held-out-users" and options.layout != "users":
-        raise UserError("--split held-out-users needs --layout users: a held-out user is known by the history alone")
+        raise UserError("--split held-out-users needs --layout users, since only their history represents such users")
     if options.levels and options.layout == "interactions":
-        raise UserError("--levels is for --layout users or items: an interaction has its rating as label")
+        raise UserError("--levels needs --layout users or items, since an interaction's rating is its label")
     if isinstance(splitter, LeaveOneOut):
         if splitter.negatives and splitter.draw:
             raise UserError("--negatives gives the candidates and --draw draws them; choose one")
         if options.layout != "interactions" and (splitter.negatives or splitter.draw):
-            raise UserError("candidates (--negatives, --draw) are for --layout interactions")
+            raise UserError("candidates (--negatives, --draw) need --layout interactions")
     elif test_patterns:
-        raise UserError(f"--test is for --split leave-one-out; {splitter.name} makes a test split of FILES")
+        raise UserError(f"--test needs --split leave-one-out; {splitter.name} takes the test split from FILES")
 
 
 def _check_times(ratings: Ratings, splitter: Splitter, test_N: Mask, warn: Callable[[str], None]) -> None:
-    """Splits by time want timestamps; the last rating of leave-one-out can be the last in the file."""
+    """Raises UserError if a split needs timestamps; warns if the order of the files takes their place."""
     if ratings.timed:
         return
     if splitter.name == "chronological":
-        raise UserError("--split chronological needs timestamps, and the files have none")
+        raise UserError("--split chronological needs timestamps, but the files have none; choose another --split")
     if isinstance(splitter, LeaveOneOut) and (splitter.validation or not test_N.any()):
-        warn("the files have no timestamps: a user's last ratings are the last in the order of the files")
+        warn("the files have no timestamps: their order decides which of a user's ratings are the last")
 
 
 def _write_split(folder: Path, name: str, table: pa.Table, schema: pa.Schema) -> Split:
@@ -209,20 +211,15 @@ def _write_split(folder: Path, name: str, table: pa.Table, schema: pa.Schema) ->
     return Split(rows=table.num_rows, shards=tuple(shards))
 
 
-def _labels(encoded: Encoded) -> Labels:
-    label_N = encoded.label_N[encoded.parts.targets(TRAIN)]
-    return Labels(min=float(label_N.min()), max=float(label_N.max()), mean=float(label_N.mean(dtype=np.float64)))
-
-
-def _warn(encoded: Encoded, splitter: Splitter, options: Options, warn: Callable[[str], None]) -> None:
-    """Tells what a user may not expect of the data."""
-    ratings, parts, labels = encoded.ratings, encoded.parts, _labels(encoded)
+def _warn(encoded: Encoded, splitter: Splitter, options: Options, labels: Labels, warn: Callable[[str], None]) -> None:
+    """Warns of properties of the data that a user may not expect."""
+    ratings, parts = encoded.ratings, encoded.parts
     if labels.min == labels.max and not options.implicit:
-        warn(f"all ratings are {labels.min:g}, there is nothing to predict; with --implicit they are choices")
+        warn(f"all ratings are {labels.min:g}: there is nothing to predict; --implicit takes them as choices")
     if splitter.name == "leave-one-out":
         untested_N = ~np.isin(ratings.user_N, ratings.user_N[parts.targets(TEST)])
         if users := np.unique(ratings.user_N[untested_N]).size:
-            why = "they rated too little, or --test has none of them"
+            why = "they have too few ratings, or none in --test"
             warn(f"{users} users have no test rating, first user {ratings.first_user(untested_N)}: {why}")
     if splitter.name == "held-out-users":
         _warn_of_held_out(ratings, parts, warn)
@@ -249,8 +246,8 @@ def _warn_of_held_out(ratings: Ratings, parts: Parts, warn: Callable[[str], None
     if nowhere_N.any():
         first = f"first item {ratings.first_item(nowhere_N)}"
         warn(f"{int(nowhere_N.sum())} ratings of held-out users are left out, {first}: training never saw these items")
-    judged_N = parts.targets(TRAIN) | parts.targets(VALID) | parts.targets(TEST)
-    without_N = ~np.isin(ratings.user_N, ratings.user_N[judged_N])
+    target_N = parts.targets(TRAIN) | parts.targets(VALID) | parts.targets(TEST)
+    without_N = ~np.isin(ratings.user_N, ratings.user_N[target_N])
     if users := np.unique(ratings.user_N[without_N]).size:
         first = f"first user {ratings.first_user(without_N)}"
-        warn(f"{users} held-out users are not judged, {first}: they have too few ratings for one to predict")
+        warn(f"{users} held-out users are not evaluated, {first}: they have too few ratings to hold one out")

@@ -1,4 +1,4 @@
-"""Ways to split ratings into training, validation and test: pure functions of the ratings and a seed.
+"""Splits of ratings into training, validation and test: pure functions of the ratings and a seed.
 
 Shapes: N ratings, U users.
 """
@@ -25,49 +25,49 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Parts:
-    """Where each rating belongs."""
+    """Assignment of each rating to a split."""
 
     split_N: NDArray[np.int8]
     """TRAIN, VALID, TEST or NOWHERE."""
     given_N: Mask
-    """What a model is shown of a user: the training ratings and, of users held out, the fold-in."""
+    """Ratings that a model is given of a user: the training ratings and, of held-out users, the fold-in."""
 
     @classmethod
     def of(cls, test_N: Mask, valid_N: Mask) -> "Parts":
-        """Test and validation as said, the rest for training."""
+        """These ratings for test and validation, the others for training."""
         split_N = np.select([test_N, valid_N], [TEST, VALID], TRAIN).astype(np.int8)
         return cls(split_N, split_N == TRAIN)
 
     def targets(self, split: int) -> Mask:
-        """The ratings that a split is trained or tested on."""
+        """The ratings that a model is trained or evaluated on in a split."""
         return (self.split_N == split) & (self.given_N == (split == TRAIN))
 
 
 class LeaveOneOut(Config):
     """The last rating of each user for the test, the one before it for validation (He et al. 2017, section 4.1).
 
-    At least one stays for training: of two ratings the last is for the test, a single one is for training.
+    At least one rating stays for training: the last of two is for the test, a single one for training.
     """
 
     name: Literal["leave-one-out"] = "leave-one-out"
     negatives: str | None = None
-    """File of the test candidates: `(user,item)`, then the items to rank it among."""
+    """File of the test candidates: `(user,item)`, then the items that the item is ranked among."""
     draw: int | None = Field(None, gt=0)
-    """Candidates drawn for each test rating instead."""
+    """Number of candidates to draw for each test rating instead."""
     by: Literal["uniform", "popularity"] = "uniform"
-    """How candidates are drawn: every item alike, or by its ratings in training."""
+    """Distribution of drawn candidates: uniform, or by the number of ratings in training."""
     validation: bool = True
-    """Whether the last but one is for validation; once the settings are chosen it may be for training."""
+    """Whether the last rating but one is for validation; for a final training it may be for training."""
     seed: int = Field(0, ge=0)
-    """Of everything random."""
+    """Seed of drawn candidates."""
 
     @field_serializer("negatives")
     def _name(self, path: str | None) -> str | None:
-        """The manifest says the same wherever the file lies."""
+        """The manifest must not depend on the folder of the file."""
         return None if path is None else Path(path).name
 
     def parts(self, ratings: Ratings, test_N: Mask) -> Parts:
-        """Splits; `test_N` are ratings that are for the test already: with any, the last of the rest is validation."""
+        """Splits; if any ratings are for the test already, `test_N`, only the last of the rest is for validation."""
         rank_N, count_N = _ranks(ratings.user_N, ratings.time_N, ~test_N)
         newest_N, kept = count_N - 1 - rank_N, self.validation
         if test_N.any():
@@ -76,20 +76,19 @@ class LeaveOneOut(Config):
 
 
 class Random(Config):
-    """Rating by rating."""
+    """Each rating is assigned at random."""
 
     name: Literal["random"] = "random"
     test_share: float = Field(0.1, gt=0, lt=1)
-    """Of the ratings, for the test."""
+    """Share of the ratings for the test."""
     valid_share: float = Field(0.1, ge=0, lt=1)
-    """Of what the test leaves, for validation."""
+    """Share of the remaining ratings for validation."""
     seed: int = Field(0, ge=0)
-    """Of everything random."""
+    """Seed of the assignment."""
 
     def parts(self, ratings: Ratings) -> Parts:
-        """Splits."""
-        rank_N = np.empty(len(ratings), np.int64)
-        rank_N[shuffled(len(ratings), self.seed)] = np.arange(len(ratings))
+        """Splits the ratings."""
+        rank_N = np.argsort(shuffled(len(ratings), self.seed))
         num_test = np.rint(self.test_share * len(ratings))
         num_valid = np.rint(self.valid_share * (len(ratings) - num_test))
         return Parts.of(rank_N < num_test, (rank_N >= num_test) & (rank_N < num_test + num_valid))
@@ -100,12 +99,12 @@ class Chronological(Config):
 
     name: Literal["chronological"] = "chronological"
     test_share: float = Field(0.2, gt=0, lt=1)
-    """Of the ratings, for the test."""
+    """Share of a user's ratings for the test."""
     valid_share: float = Field(0.1, ge=0, lt=1)
-    """Of what the test leaves, for validation."""
+    """Share of a user's remaining ratings for validation."""
 
     def parts(self, ratings: Ratings) -> Parts:
-        """Splits."""
+        """Splits the ratings."""
         rank_N, count_N = _ranks(ratings.user_N, ratings.time_N, np.ones(len(ratings), np.bool_))
         first_test_N = np.maximum(count_N - np.rint(self.test_share * count_N), 1)
         first_valid_N = np.maximum(first_test_N - np.rint(self.valid_share * first_test_N), 1)
@@ -113,23 +112,23 @@ class Chronological(Config):
 
 
 class HeldOutUsers(Config):
-    """Users whom training never sees; part of their ratings is shown, the rest predicted (Liang et al. 2018, 4.1).
+    """Users whom training never sees; part of their ratings is given, the rest predicted (Liang et al. 2018, 4.1).
 
     Their ratings of items that training never saw are left out.
     """
 
     name: Literal["held-out-users"] = "held-out-users"
     valid_users: int = Field(gt=0)
-    """Users of validation."""
+    """Number of users for validation."""
     test_users: int = Field(gt=0)
-    """Users of the test."""
+    """Number of users for the test."""
     fold_in: float = Field(0.8, gt=0, lt=1)
-    """Share of a user's ratings that is shown, rounded up."""
+    """Share of a held-out user's ratings that is given, rounded up."""
     seed: int = Field(0, ge=0)
-    """Of everything random."""
+    """Seed of the choice of users and of their given ratings."""
 
     def parts(self, ratings: Ratings) -> Parts:
-        """Splits."""
+        """Splits the ratings."""
         users = np.unique(ratings.user_N)
         held_out = self.valid_users + self.test_users
         if held_out >= users.size:
@@ -145,20 +144,15 @@ class HeldOutUsers(Config):
         known_I = np.zeros(len(ratings.items), np.bool_)
         known_I[ratings.item_N[split_N == TRAIN]] = True
         split_N[~known_I[ratings.item_N]] = NOWHERE
-        order_N = np.empty(len(ratings), np.int64)
-        order_N[shuffled(len(ratings), self.seed, 1)] = np.arange(len(ratings))
+        order_N = np.argsort(shuffled(len(ratings), self.seed, 1))
         rank_N, count_N = _ranks(ratings.user_N, order_N, split_N != NOWHERE)
-        # Rounded before it is cut, so that a fifth of 5 ratings is 1 whatever the floating point says.
+        # Rounded before floor, so that a fifth of 5 ratings is 1 despite floating-point error.
         num_target_N = np.floor(np.round((1 - self.fold_in) * count_N, 6))
         return Parts(split_N, (split_N != NOWHERE) & ((split_N == TRAIN) | (rank_N >= num_target_N)))
 
 
 Splitter = LeaveOneOut | Random | Chronological | HeldOutUsers
-WITHOUT_VALIDATION = {
-    "leave-one-out": "; --no-validation does without it",
-    "random": "; --valid-share 0 does without it",
-    "chronological": "; --valid-share 0 does without it",
-}
+NO_VALIDATION = {"leave-one-out": "--no-validation", "random": "--valid-share 0", "chronological": "--valid-share 0"}
 SPLITTERS: dict[str, type[Splitter]] = {kind.model_fields["name"].default: kind for kind in get_args(Splitter)}
 
 
@@ -166,27 +160,29 @@ def splitter(name: str, settings: dict[str, Any]) -> Splitter:
     """The split of that name; settings that are None keep their default.
 
     Raises:
-        UserError: naming the command's option, for a setting that the split has not, or of a wrong value.
+        UserError: naming the command's option, if the split lacks a setting or does not have it, or a value is invalid.
     """
     return choose("--split", name, SPLITTERS, settings)
 
 
 def check_filled(splitter: Splitter, parts: Parts) -> None:
-    """Raises UserError if a split that was asked for is empty."""
+    """Raises UserError if a requested split is empty."""
     match splitter:
         case LeaveOneOut(validation=False) | Random(valid_share=0) | Chronological(valid_share=0):
-            wanted = {TEST: ""}
+            requested = [TEST]
         case _:
-            wanted = {VALID: WITHOUT_VALIDATION.get(splitter.name, ""), TEST: ""}
-    for part, otherwise in wanted.items():
+            requested = [VALID, TEST]
+    for part in requested:
         if not parts.targets(part).any():
-            raise UserError(f"--split {splitter.name}: no rating is left for {SPLITS[part]}; give more{otherwise}")
+            option = NO_VALIDATION.get(splitter.name) if part == VALID else None
+            remedy = f"give more, or {option}" if option else "give more"
+            raise UserError(f"--split {splitter.name}: no rating is left for {SPLITS[part]}; {remedy}")
 
 
 def _ranks(user_N: NDArray[np.int32], key_N: Ints, among_N: Mask) -> tuple[Ints, Ints]:
-    """The place of each rating among its user's, by ascending key, ties by order; and how many the user has.
+    """The rank of each rating among those of its user, by ascending key, ties by order; and the user's number of them.
 
-    Both count the ratings `among_N` alone, and are -1 and 0 for the others.
+    Only the ratings `among_N` count; for the others the results are -1 and 0.
     """
     index = np.flatnonzero(among_N)
     order = index[np.lexsort((key_N[index], user_N[index]))]

@@ -1,4 +1,4 @@
-"""Rows of CSV or Parquet files in chunks of columns, with the place of every row for messages.
+"""Reads CSV or Parquet files as chunks of columns, and keeps the place of every row for messages.
 
 Shapes: N rows of a chunk.
 """
@@ -46,11 +46,11 @@ class Chunk:
 
     path: str
     columns: Mapping[str, pa.Array]
-    """As the file has them: text, for CSV."""
+    """Columns in the types of the file; text for CSV."""
     missing: pa.Array
-    """Text that stands for a missing value."""
+    """Texts that stand for a missing value."""
     where: Callable[[int], str]
-    """The place of a row, counted from 0 in this chunk."""
+    """(row, from 0 in this chunk) → its file and line or row."""
 
     @property
     def rows(self) -> int:
@@ -58,16 +58,16 @@ class Chunk:
         return len(next(iter(self.columns.values())))
 
     def filter(self, kept_N: NDArray[np.bool_]) -> "Chunk":
-        """Some of the rows."""
+        """The rows in `kept_N`."""
         mask, rows = pa.array(kept_N), np.flatnonzero(kept_N)
         columns = {name: column.filter(mask) for name, column in self.columns.items()}
         return Chunk(self.path, columns, self.missing, lambda row: self.where(int(rows[row])))
 
     def numbers(self, column: str) -> NDArray[np.float64]:
-        """A column of numbers, NaN where one is missing, (N,).
+        """A column of numbers, NaN if missing, (N,).
 
         Raises:
-            UserError: naming the row of what is no finite number, or the type of a column that holds none.
+            UserError: naming the row of a value that is not a finite number, or the type of a column without numbers.
         """
         values = self._plain(column)
         if _is_text(values.type):
@@ -84,13 +84,13 @@ class Chunk:
 
     def _no_number(self, column: str, values: pa.Array, value: pa.Scalar) -> UserError:
         where = self.where(values.index(value).as_py())
-        return UserError(f"{where}: {column} is {str(value)[:40]!r}, which is no finite number")
+        return UserError(f"{where}: {column} is {str(value)[:40]!r}, not a finite number")
 
     def text(self, column: str) -> pa.StringArray:
-        """A column of values as text, null where one is missing, (N,).
+        """A column of values as text, null if missing, (N,).
 
         Raises:
-            UserError: naming the type of a column that has no such values.
+            UserError: naming the type of a column whose values cannot be ids.
         """
         values = self._plain(column)
         if is_list(values.type):
@@ -98,20 +98,17 @@ class Chunk:
         return self._text(values, column)
 
     def lists(self, column: str, separator: str) -> tuple[pa.StringArray, NDArray[np.int64]]:
-        """The values of all rows end to end, and how many each row has, (N,); missing and empty values are left out.
+        """The values of all rows end to end, and their number in each row, (N,); missing and empty ones are left out.
 
-        Args:
-            column: lists, or text to split.
-            separator: where text is split.
+        A column of text is split at `separator`, which is empty for a column of lists.
 
         Raises:
-            UserError: if text has no separator to be split at, or lists have one.
+            UserError: if a separator is given for lists, or none for text.
         """
         values = self._plain(column)
         if is_list(values.type) == bool(separator):
-            raise UserError(
-                f"{self.path}: column {column!r} holds {values.type}; a separator is for text, and text needs one"
-            )
+            remedy = "remove its separator" if separator else "give it a separator"
+            raise UserError(f"{self.path}: column {column!r} holds {values.type}; {remedy}")
         if separator:
             values = pc.split_pattern(self._text(values, column), separator)
         length_N = pc.list_value_length(values).fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
@@ -130,7 +127,7 @@ class Chunk:
         if pa.types.is_floating(values.type):
             values = pc.if_else(pc.is_nan(values), None, values)
         if not _is_text(values.type) and not _is_number(values.type) and not pa.types.is_temporal(values.type):
-            raise UserError(f"{self.path}: column {column!r} holds {values.type}, which cannot be ids")
+            raise UserError(f"{self.path}: column {column!r} holds {values.type}, which cannot be ids; convert it")
         return self._present(values.cast(pa.string()))
 
     def _present(self, text: pa.StringArray) -> pa.StringArray:
@@ -147,16 +144,10 @@ def _is_no_number(text: pa.Scalar) -> bool:
 
 
 def read_chunks(path: str, source: Source, columns: Mapping[str, str], report: Report) -> Iterator[Chunk]:
-    """The rows of a file.
-
-    Args:
-        path: of the file.
-        source: how it is read.
-        columns: to read, and the section of the schema that wants each.
-        report: called with bytes and rows.
+    """The rows of a file; `columns` maps each column to the section of the schema that reads it.
 
     Raises:
-        UserError: naming the file, and the line or the column that is wrong.
+        UserError: naming the file, and the invalid line or column.
     """
     rows = 0
     read = _read_csv if source.format == "csv" else _read_parquet
@@ -165,7 +156,7 @@ def read_chunks(path: str, source: Source, columns: Mapping[str, str], report: R
         rows += chunk.rows
         report(size, chunk.rows)
     if not rows:
-        raise UserError(f"{path} holds no rows")
+        raise UserError(f"{path} holds no rows; leave it out")
 
 
 def _require(path: str, columns: Mapping[str, str], present: Collection[str]) -> None:
@@ -173,7 +164,7 @@ def _require(path: str, columns: Mapping[str, str], present: Collection[str]) ->
         if column not in present:
             raise UserError(f"{path} has no column {column!r}, which [{section}] reads; it has {', '.join(present)}")
         if [*present].count(column) > 1:
-            raise UserError(f"{path} has the column {column!r} twice")
+            raise UserError(f"{path} has the column {column!r} twice; rename one")
 
 
 def _read_parquet(path: str, source: Source, columns: Mapping[str, str]) -> Iterator[tuple[Chunk, int]]:
@@ -187,7 +178,7 @@ def _read_parquet(path: str, source: Source, columns: Mapping[str, str]) -> Iter
                 yield Chunk(path, arrays, missing, partial(_row, path, rows)), done
                 rows += batch.num_rows
     except (pa.ArrowInvalid, OSError) as error:
-        raise UserError(f"{path} is no readable Parquet file: {str(error).splitlines()[0]}") from None
+        raise UserError(f"{path} is not a readable Parquet file: {str(error).splitlines()[0]}") from None
 
 
 def _row(path: str, rows_before: int, row: int) -> str:
@@ -223,7 +214,7 @@ class _Block:
         self.lines = self._rows_of(data)
 
     def _rows_of(self, data: bytes) -> bytes:
-        """The lines that are rows, or the header."""
+        """The lines of rows and of the header."""
         for _ in range(self._skip):
             data = data[data.find(b"\n") + 1 :] if b"\n" in data else b""
         if self._source.comment:
@@ -231,18 +222,18 @@ class _Block:
         return data.lstrip(b"\n")
 
     def take_header(self) -> list[str]:
-        """Takes the first line off, and returns its names."""
+        """Removes the first line, and returns its names."""
         header, _, rows = self.lines.partition(b"\n")
         self.lines = rows.lstrip(b"\n")
         self._headers = 1
-        # Arrow calls columns without a name f0, f1 …
+        # Arrow names the columns f0, f1, …
         types = {f"f{column}": pa.string() for column in range(len(header))}
         options = csv.ConvertOptions(column_types=types)
         names = self._read(header + b"\n", csv.ReadOptions(autogenerate_column_names=True), options)
         found = [column[0].as_py().strip() for column in names.columns]
         for name in found:
             if found.count(name) > 1:
-                raise UserError(f"{self._path}: the header has the column {name!r} twice")
+                raise UserError(f"{self._path}: the header has the column {name!r} twice; rename one")
         return found
 
     def parse(self, names: list[str], columns: list[str]) -> pa.Table:
@@ -250,7 +241,7 @@ class _Block:
         types = {name: pa.string() for name in columns}
         options = csv.ConvertOptions(column_types=types, include_columns=columns, strings_can_be_null=False)
         table = self._read(self.lines, csv.ReadOptions(column_names=names), options)
-        # Arrow takes line breaks after a quote for a part of the value.
+        # Arrow takes line breaks after a quote as part of the value.
         if table.num_rows < self.lines.count(b"\n") and table.num_rows < len(re.findall(rb"(?m)^[^\n]", self.lines)):
             raise self._unclosed()
         return table
@@ -280,10 +271,10 @@ class _Block:
         return table
 
     def _unclosed(self) -> UserError:
-        return self._wrong(ODD_QUOTES, "has a quote that is not closed in the line")
+        return self._wrong(ODD_QUOTES, "has a quote that is not closed in the same line")
 
     def _wrong(self, pattern: bytes, what: str) -> UserError:
-        """Names the first line in which a pattern is found."""
+        """The error for the first line that matches a pattern."""
         found = re.search(pattern, self._data)
         line = self._lines_before + self._data.count(b"\n", 0, found.start() if found else 0) + 1
         return UserError(f"{self._path}, line {line} {what}")
@@ -295,11 +286,11 @@ class _Block:
             try:
                 line.decode()
             except UnicodeDecodeError:
-                return UserError(f"{self._path}, line {last} is not UTF-8")
+                return UserError(f"{self._path}, line {last} is not UTF-8; convert the file")
         return UserError(f"{self._path}, lines {first + 1} to {last}: {str(error).splitlines()[0]}")
 
     def where(self, row: int) -> str:
-        """The line of a row."""
+        """File and line of a row."""
         comment = self._source.comment.encode()
         lines = enumerate(self._data.split(b"\n"))
         kept = [at for at, line in lines if at >= self._skip and line and not (comment and line.startswith(comment))]

@@ -1,4 +1,4 @@
-"""Rows of a table to shards, by a fit.
+"""Encodes rows of a table to shards.
 
 Shapes: N rows of a chunk.
 """
@@ -16,23 +16,17 @@ from dist_rec.core.errors import UserError
 from dist_rec.data.shards import arrow_schema, lists
 from dist_rec.data.workers import Report
 from dist_rec.prepare.splits import SplitWriter, Written
-from dist_rec.prepare.table.chunks import Chunk, read_chunks
-from dist_rec.prepare.table.fit import HeldOut, TableTransform
+from dist_rec.prepare.table.chunks import Chunk
+from dist_rec.prepare.table.fit import TableTransform, read_held_out
 from dist_rec.prepare.table.schema import Dense, Valid
 from dist_rec.prepare.table.tokens import Buckets, Vocabulary, labels_of, tokens_of
 
 
 def transformed(number_N: NDArray[np.float64], dense: Dense, parameters: tuple[float, ...] = ()) -> NDArray[np.float64]:
-    """Numbers by their transform (`Dense.transform`), (N,); NaN stands for missing ones.
-
-    Args:
-        number_N: as they are in the file.
-        dense: the transform.
-        parameters: what was fitted for it (`TableTransform.numbers`).
-    """
+    """Transforms numbers of a file, NaN if missing, by the fitted parameters (`TableTransform.numbers`), (N,)."""
     missing_N = np.isnan(number_N)
     if dense.transform == "quantile":
-        # P(X <= x), so that a number equal to a boundary lies above it.
+        # P(X <= x), so a number equal to a boundary counts as above it.
         number_N = np.searchsorted(parameters, number_N, side="right") / (dense.quantiles - 1)
     elif dense.transform == "standardise":
         mean, deviation = parameters
@@ -47,7 +41,7 @@ def _float32(chunk: Chunk, name: str, number_N: NDArray[np.float64]) -> NDArray[
         float_N = number_N.astype(np.float32)
     if not np.isfinite(float_N).all():
         row = int(np.argmin(np.isfinite(float_N)))
-        raise UserError(f"{chunk.where(row)}: {name} is {number_N[row]:g}, more than float32 holds")
+        raise UserError(f"{chunk.where(row)}: {name} is {number_N[row]:g}, beyond the range of float32; rescale it")
     return float_N
 
 
@@ -58,14 +52,14 @@ class EncodeFile:
     path: str
     split: str
     index: int
-    """Among the files of the split."""
+    """Index among the files of the split."""
     transform: TableTransform
     folder: Path
     held_out: Valid | None = None
     """Rows that go to the validation split instead."""
 
     def run(self, report: Report) -> list[Written]:
-        """A shard of every split that got rows."""
+        """Returns a shard of every split that has rows."""
         lookups = self.transform.lookups(self.folder)
         writers: dict[str, SplitWriter] = {}
         with ExitStack() as stack:
@@ -77,15 +71,11 @@ class EncodeFile:
             return [writer.written() for writer in writers.values()]
 
     def _chunks(self, report: Report) -> Iterator[tuple[str, Chunk]]:
-        features = self.transform.features
-        held_out = HeldOut(self.held_out, self.index) if self.held_out else None
-        for chunk in read_chunks(self.path, features.source, features.source_columns, report):
-            if held_out is None:
-                yield self.split, chunk
-                continue
-            held_N = held_out.next(chunk.rows)
-            parts: Mapping[str, NDArray[np.bool_]] = {self.split: ~held_N, "valid": held_N}
-            yield from ((split, chunk.filter(rows)) for split, rows in parts.items() if rows.any())
+        for chunk, held_N in read_held_out(self.path, self.transform.features, self.held_out, self.index, report):
+            if not held_N.all():
+                yield self.split, chunk.filter(~held_N) if held_N.any() else chunk
+            if held_N.any():
+                yield "valid", chunk.filter(held_N)
 
 
 def _encode(chunk: Chunk, transform: TableTransform, lookups: Mapping[str, Vocabulary | Buckets]) -> pa.Table:

@@ -1,13 +1,14 @@
-"""What is learnt from the training rows of a table: quantiles, means and vocabularies.
+"""Fits the transform of a table to its training rows: quantiles, means and vocabularies.
 
-Every file gives statistics, which are merged in the order of the files: the result does not depend on the number of
-processes. Memory grows with the distinct values of vocabularies alone. Quantiles are exact up to `SAMPLE_ROWS` values;
-beyond, they are those of a sample of so many, chosen by their rows' places in the files.
+The statistics of the files are merged in the order of the files, so the result does not depend on the number of
+processes. Memory grows only with the distinct values of vocabularies. Quantiles are exact up to `SAMPLE_ROWS` values;
+beyond, they are those of a sample of that size, chosen by the rows' places in the files.
 
 Shapes: N rows of a chunk, K values of a sample.
 """
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -28,26 +29,26 @@ from dist_rec.prepare.table.tokens import Buckets, Vocabulary, bucket_tokens, la
 
 SAMPLE_ROWS = 1 << 18
 ROUNDING = 1e-13
-"""A deviation of at most this share of the mean comes from rounding: the number is constant, and stays unscaled."""
+"""A deviation of at most this share of the mean is a rounding error: the number is constant and is not scaled."""
 WAITING_VALUES = 1 << 20
-"""Counted values of chunks that wait to be added up."""
+"""Counts of chunks that are kept, at least, before they are added up."""
 
 
 class TableTransform(Transform):
-    """How rows became numbers and ids."""
+    """Transform of rows to numbers and ids."""
 
     ending: ClassVar[str] = ".parquet"
 
     source: Literal["table"] = "table"
     features: TableSchema
     numbers: dict[str, tuple[float, ...]] = {}
-    """Of every number that is fitted: the boundaries of its quantiles, or its mean and deviation."""
+    """For each fitted number, the boundaries of its quantiles, or its mean and standard deviation."""
     vocabulary: dict[str, str] = {}
-    """Checksum of every `vocabulary/<table>.parquet`: the value of row i + 1 in row i, and its count."""
+    """Checksum of every `vocabulary/<table>.parquet`: values and counts; the value at place i has row i + 1."""
 
     @property
     def columns(self) -> tuple[Column, ...]:
-        """Of the shards."""
+        """Columns of the shards."""
         return self.features.columns
 
     def table_rows(self, folder: Path) -> dict[str, int]:
@@ -56,7 +57,7 @@ class TableTransform(Transform):
         return {table_of(name, feature): lookups[name].rows for name, _, feature in self.features.ids}
 
     def lookups(self, folder: Path) -> dict[str, Vocabulary | Buckets]:
-        """How the tokens of each feature become rows; vocabularies are read from the folder."""
+        """The map from tokens to rows for each feature; vocabularies are read from the folder."""
         return {name: self._lookup(name, feature, folder) for name, _, feature in self.features.ids}
 
     def _lookup(self, name: str, feature: IdColumn | Cross, folder: Path) -> Vocabulary | Buckets:
@@ -68,7 +69,7 @@ class TableTransform(Transform):
         return Vocabulary(values.combine_chunks())
 
     def content(self) -> dict[str, Any]:
-        """For the manifest: what the schema leaves open is left out."""
+        """The manifest's entry, without the defaults of the schema."""
         return self.model_dump(mode="json", exclude_defaults=True) | {"source": self.source}
 
 
@@ -85,7 +86,7 @@ class NumberFit:
 
     @classmethod
     def of(cls, value_N: NDArray[np.float64], key_N: NDArray[np.float64]) -> "NumberFit":
-        """That of some rows, with a random key for each."""
+        """The fit of N rows, with a random key for each."""
         if not value_N.size:
             return cls()
         mean = float(value_N.mean())
@@ -105,7 +106,7 @@ class NumberFit:
         return NumberFit(count, mean, squares, key_K, value_K)
 
     def parameters(self, dense: Dense) -> tuple[float, ...]:
-        """What the transform needs (`TableTransform.numbers`)."""
+        """Parameters of the transform (`TableTransform.numbers`)."""
         if dense.transform == "standardise":
             deviation = (self.squares / self.count) ** 0.5 if self.count else 0.0
             is_constant = deviation <= abs(self.mean) * ROUNDING
@@ -117,13 +118,13 @@ class NumberFit:
 
 
 class ValueCounts:
-    """How often each value of a table occurs."""
+    """Counts of the values of a table."""
 
     def __init__(self) -> None:
         self._parts = [pa.table({"value": pa.array([], pa.string()), "count": pa.array([], pa.int64())})]
 
     def add(self, text: pa.StringArray) -> None:
-        """Counts tokens; null ones have no part in it."""
+        """Counts tokens, except null ones."""
         counts = text.drop_null().value_counts()
         self._append(pa.table({"value": counts.field("values"), "count": counts.field("counts")}))
 
@@ -137,7 +138,7 @@ class ValueCounts:
             self.total()
 
     def total(self) -> pa.Table:
-        """Columns value and count."""
+        """The sum of all counts, with columns value and count."""
         if len(self._parts) > 1:
             summed = pa.concat_tables(self._parts).group_by("value").aggregate([("count", "sum")])
             self._parts = [summed.rename_columns(["value", "count"])]
@@ -152,13 +153,13 @@ class ValueCounts:
 
 @dataclass
 class Statistics:
-    """Of training rows."""
+    """Statistics of training rows."""
 
     rows: int = 0
     lowest_label: float = np.inf
     highest_label: float = -np.inf
     present: Counter[str] = field(default_factory=Counter)
-    """Rows (or tokens of a bag or sequence) in which a feature has a value."""
+    """Number of rows (or tokens of a bag or sequence) with a value, by feature."""
     numbers: dict[str, NumberFit] = field(default_factory=dict)
     tables: dict[str, ValueCounts] = field(default_factory=dict)
 
@@ -180,7 +181,7 @@ class Statistics:
                 self.tables.setdefault(table_of(name, feature), ValueCounts()).add(text)
 
     def merge(self, other: "Statistics") -> None:
-        """Adds those of other rows."""
+        """Adds the statistics of other rows."""
         self._add_labels(other.rows, other.lowest_label, other.highest_label)
         self.present.update(other.present)
         for name, number in other.numbers.items():
@@ -194,7 +195,7 @@ class Statistics:
         self.highest_label = max(self.highest_label, float(highest))
 
     def fit(self, schema: TableSchema, folder: Path) -> TableTransform:
-        """Writes the vocabularies and returns the rest."""
+        """Writes the vocabularies and returns the transform."""
         numbers = {name: number.parameters(schema.dense[name]) for name, number in self.numbers.items()}
         checksums = {}
         for name, _, feature in schema.ids:
@@ -207,7 +208,7 @@ class Statistics:
         return TableTransform(features=schema, numbers=numbers, vocabulary=checksums)
 
     def warnings(self, schema: TableSchema) -> list[str]:
-        """What is odd about the training rows."""
+        """Warnings about missing values and constant labels."""
         found = [f"{name} is missing in every training row" for name, count in self.present.items() if not count]
         if self.lowest_label == self.highest_label:
             found.append(f"the label {schema.label.column} is {self.lowest_label:g} in every training row")
@@ -215,41 +216,37 @@ class Statistics:
 
 
 def has_vocabulary(feature: IdColumn | Cross) -> bool:
-    """Whether the rows of a feature's table are learnt."""
+    """Whether the values of a feature's table are fitted."""
     return not feature.buckets and not (isinstance(feature, Categorical) and feature.boundaries)
 
 
 @dataclass(frozen=True)
 class FitFile:
-    """Counts the training rows of a file."""
+    """Collects the statistics of the training rows of a file."""
 
     path: str
     index: int
-    """Among the training files."""
+    """Index among the training files."""
     schema: TableSchema
     held_out: Valid | None
-    """Rows that are left out, for validation."""
+    """Rows to leave out, for validation."""
 
     def run(self, report: Report) -> Statistics:
-        """The statistics."""
+        """Returns the statistics."""
         statistics, keys = Statistics(), np.random.Generator(np.random.PCG64((1, self.index)))
-        held_out = HeldOut(self.held_out, self.index) if self.held_out else None
-        for chunk in read_chunks(self.path, self.schema.source, self.schema.source_columns, report):
+        for chunk, held_N in read_held_out(self.path, self.schema, self.held_out, self.index, report):
             key_N = keys.random(chunk.rows)
-            if held_out:
-                kept_N = ~held_out.next(chunk.rows)
-                chunk, key_N = chunk.filter(kept_N), key_N[kept_N]
+            if held_N.any():
+                chunk, key_N = chunk.filter(~held_N), key_N[~held_N]
             statistics.add(chunk, self.schema, key_N)
         return statistics
 
 
-class HeldOut:
-    """Which rows of a training file are for validation: a pure function of seed, file and row."""
-
-    def __init__(self, valid: Valid, file: int) -> None:
-        self._share = valid.share
-        self._random = np.random.Generator(np.random.PCG64((2, valid.seed, file)))
-
-    def next(self, rows: int) -> NDArray[np.bool_]:
-        """Of the next rows."""
-        return self._random.random(rows) < self._share
+def read_held_out(
+    path: str, schema: TableSchema, valid: Valid | None, file: int, report: Report
+) -> Iterator[tuple[Chunk, NDArray[np.bool_]]]:
+    """The chunks of a file, and which of their rows are for validation: a pure function of seed, file and row."""
+    share, seed = (valid.share, valid.seed) if valid else (0.0, 0)
+    random = np.random.Generator(np.random.PCG64((2, seed, file)))
+    for chunk in read_chunks(path, schema.source, schema.source_columns, report):
+        yield chunk, random.random(chunk.rows) < share

@@ -1,12 +1,12 @@
-"""The schema of a table: a TOML file that says how columns of CSV or Parquet become label, numbers and ids.
+"""The schema of a table: a TOML file that maps columns of CSV or Parquet to the label, numbers and ids.
 
-    [source]                       # how files are read
+    [source]                       # format of the files
     [label]                        # column, and the values that mean a click; without them it is a number
     [dense.NAME]                   # a number, transformed
     [categorical.NAME]             # an id: vocabulary (min_count), hashing (buckets) or bucketised number (boundaries)
     [bag.NAME], [sequence.NAME]    # several ids: a list, or text that is split at a separator
     [cross.NAME]                   # the combination of several categorical features as one id
-    [valid]                        # a share of the training rows for validation, if no files are given
+    [valid]                        # share of the training rows for validation, if no validation files are given
 
 A feature reads the column of its own name unless `column` names another.
 """
@@ -26,16 +26,16 @@ LABEL = "label"
 """Name of the label's column in the shards."""
 
 Name = Annotated[str, StringConstraints(pattern=r"^[\w-]+$")]
-"""Of a feature or a table: letters, digits, underscores and dashes, as it becomes the name of a file."""
+"""Name of a feature or a table: letters, digits, underscores and dashes, since it becomes the name of a file."""
 
 
 class Source(Config):
-    """How files are read."""
+    """Format of the files."""
 
     format: Literal["csv", "parquet"] = "csv"
     """CSV is plain or gzipped; spaces around a value are not part of it, and no value holds a line break."""
     separator: str = ","
-    """One character, which may have spaces around it; quotes count if they begin right after it."""
+    """One character, which may have spaces around it; a quoted value must begin right after it."""
     header: bool = True
     """Whether the first line of a CSV file names its columns."""
     names: tuple[str, ...] = ()
@@ -45,7 +45,7 @@ class Source(Config):
     comment: str = ""
     """Lines of a CSV file that begin with this are left out."""
     missing: tuple[str, ...] = ("",)
-    """Values that mean that there is none."""
+    """Values that stand for a missing value."""
 
     @property
     def delimiter(self) -> str:
@@ -59,12 +59,12 @@ class Source(Config):
         if self.format == "csv" and self.header == bool(self.names):
             raise ValueError("either a header names the columns or names does; with header = false give names")
         if len(set(self.names)) < len(self.names):
-            raise ValueError("two columns have the same name")
+            raise ValueError("two columns have the same name; give each its own")
         return self
 
 
 class Label(Config):
-    """What is learnt; no row may lack it."""
+    """The target of training; every row must have one."""
 
     column: str
     positive: tuple[str, ...] = ()
@@ -77,20 +77,20 @@ class Dense(Config):
     column: str = ""
     transform: Literal["quantile", "log1p", "standardise", "identity"] = "standardise"
     """quantile: (i - 1) / (quantiles - 1) in the i-th quantile of the training rows (Cheng et al. 2016, section 4.2);
-    log1p: log(1 + max(x, 0)); standardise: mean 0 and deviation 1 over the training rows; identity: as it is."""
+    log1p: log(1 + max(x, 0)); standardise: mean 0 and deviation 1 over the training rows; identity: unchanged."""
     quantiles: int = Field(100, ge=2)
     """Number of quantiles."""
     missing: float = 0.0
-    """What a missing value becomes, after the transform."""
+    """Replaces missing values, after the transform."""
 
 
 class Ids(Config):
-    """How values become rows of a table; row 0 is for missing and unknown ones."""
+    """Mapping of values to rows of a table; row 0 is for missing and unknown values."""
 
     min_count: int | None = Field(None, ge=1)
-    """Vocabulary: values seen less often in the training rows are unknown. 1 if nothing is said."""
+    """Vocabulary: values that occur less often in the training rows are unknown. The default is 1."""
     buckets: int | None = Field(None, ge=1, le=MAX_BUCKETS)
-    """Hash the values to rows 1 to this many instead."""
+    """If set, values are hashed to rows 1 to this many instead."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -100,43 +100,43 @@ class Ids(Config):
 
 
 class IdColumn(Ids):
-    """Ids out of a column."""
+    """Ids of a column."""
 
     column: str = ""
     table: Name | Literal[""] = ""
-    """Features that name the same table share its ids; a feature has a table of its own name if nothing is said."""
+    """Features that name the same table share its ids; by default a feature has a table of its own name."""
 
 
 class Categorical(IdColumn):
     """One id a row."""
 
     boundaries: tuple[float, ...] = ()
-    """Bucketise a number instead: rows 1 to n + 1 for the n + 1 intervals, each with its lower boundary."""
+    """If set, a number is bucketised instead: rows 1 to n + 1 for n + 1 intervals, each with its lower boundary."""
 
     @model_validator(mode="after")
     def _check_boundaries(self) -> Self:
         if self.boundaries and (self.min_count or self.buckets or self.table):
-            raise ValueError("boundaries make a table by themselves; leave out min_count, buckets and table")
+            raise ValueError("boundaries define a table by themselves; leave out min_count, buckets and table")
         if any(low >= high for low, high in zip(self.boundaries, self.boundaries[1:], strict=False)):
             raise ValueError("boundaries must ascend")
         return self
 
 
 class Jagged(IdColumn):
-    """Any number of ids a row; one that is missing or empty is left out."""
+    """Any number of ids a row, without missing and empty ones."""
 
     separator: str = ""
-    """Splits text; not for lists of Parquet."""
+    """Separator of ids in text; empty for lists of Parquet."""
 
 
 class Cross(Ids):
-    """The combination of categorical features, before their own vocabulary or hashing; missing if one of them is."""
+    """The combination of categorical features' values, by its own vocabulary or hashing; missing if any value is."""
 
     of: tuple[str, ...] = Field(min_length=2)
 
 
 class Valid(Config):
-    """Rows that are taken from the training files for validation, chosen by a hash of their place alone."""
+    """Rows of the training files that are used for validation, chosen at random by their place."""
 
     share: float = Field(gt=0, lt=1)
     seed: int = Field(0, ge=0)
@@ -156,7 +156,7 @@ class TableSchema(Config):
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """The schema in a TOML file; raises UserError naming the file and the key that is wrong."""
+        """The schema in a TOML file; raises UserError naming the file and the invalid key."""
         values = read_toml(path)
         try:
             return cls.parse(values)
@@ -165,7 +165,7 @@ class TableSchema(Config):
 
     @property
     def ids(self) -> Iterator[tuple[str, Kind, IdColumn | Cross]]:
-        """Name, kind and settings of all features that are ids."""
+        """Name, kind and settings of all id features."""
         for name, categorical in self.categorical.items():
             yield name, "categorical", categorical
         for name, cross in self.cross.items():
@@ -177,7 +177,7 @@ class TableSchema(Config):
 
     @property
     def columns(self) -> tuple[Column, ...]:
-        """Of the shards."""
+        """Columns of the shards."""
         return (
             Column(name=LABEL, kind="label"),
             *(Column(name=name, kind="dense") for name in self.dense),
@@ -186,7 +186,7 @@ class TableSchema(Config):
 
     @property
     def source_columns(self) -> dict[str, str]:
-        """Columns that are read from files, and the section that reads each first."""
+        """Columns to read from files, and the first section that reads each."""
         read = {self.label.column: "label"}
         for section in ("dense", "categorical", "bag", "sequence"):
             for name, feature in getattr(self, section).items():
@@ -209,7 +209,7 @@ class TableSchema(Config):
             for part in cross.of:
                 if part not in self.categorical:
                     known = ", ".join(self.categorical) or "none"
-                    raise ValueError(f"cross.{name}: {part!r} is not a categorical feature; there are: {known}")
+                    raise ValueError(f"cross.{name}: {part!r} is not a categorical feature; known: {known}")
         self._check_tables()
         return self
 

@@ -1,9 +1,9 @@
-"""Tables of any kind, CSV or Parquet, to a prepared folder, by a schema.
+"""Prepares tables of any kind, CSV or Parquet, by a schema.
 
     files ──count──▶ quantiles, means, vocabularies ──encode──▶ shards + manifest
            (training rows alone)                    (all files)
 
-Both passes read chunk by chunk; files are dealt to processes.
+Both passes read chunk by chunk; each file is a task of one process.
 """
 
 from collections.abc import Sequence
@@ -24,24 +24,22 @@ class TableFiles(SplitSource[TableTransform]):
     """Files of a table."""
 
     schema: TableSchema | None = None
-    """What the columns mean; None takes that of `fitted_from`."""
+    """Meaning of the columns; None takes the schema of `fitted_from`."""
 
     kind = TableTransform
 
     def __post_init__(self) -> None:
         if self.schema is None and self.fitted_from is None:
-            raise UserError("no schema; give one, or --fitted-from with a folder prepared before")
+            raise UserError("no schema; give one, or --fitted-from with a prepared folder")
         super().__post_init__()
         if self.earlier is not None and self.schema not in (None, self.earlier.features):
-            raise UserError(
-                f"the schema is not that of --fitted-from {self.fitted_from}; leave it out to apply that fit"
-            )
+            raise UserError(f"the schema differs from that of --fitted-from {self.fitted_from}; leave the schema out")
 
     def _held_out(self, schema: TableSchema) -> Valid | None:
-        return schema.valid if "train" in self.files and "valid" not in self.files else None
+        return None if "valid" in self.files else schema.valid
 
     def learn(self, folder: Path, pool: Workers) -> TableTransform:
-        """Counts the training rows."""
+        """Collects the statistics of the training rows and fits by them."""
         assert self.schema is not None
         files, held_out = self.files["train"], self._held_out(self.schema)
         tasks = [FitFile(file, index, self.schema, held_out) for index, file in enumerate(files)]
@@ -54,7 +52,7 @@ class TableFiles(SplitSource[TableTransform]):
         return total.fit(self.schema, folder)
 
     def tasks(self, transform: TableTransform, folder: Path) -> list[EncodeFile]:
-        """For every file."""
+        """A task for every file."""
         held_out = self._held_out(transform.features)
         return [
             EncodeFile(file, split, index, transform, folder, held_out if split == "train" else None)
@@ -63,9 +61,9 @@ class TableFiles(SplitSource[TableTransform]):
         ]
 
     def remarks(self, manifest: Manifest, written: Sequence[Written]) -> list[str]:
-        """A warning for every table that knows no value."""
+        """A warning for every table without known values."""
         return [
-            f"table {table} has one row only, that of unknown ids: no value comes as often as its min_count"
+            f"table {table} has only the row of unknown ids: no value occurs min_count times"
             for table, of in manifest.tables.items()
             if of.rows == 1
         ]

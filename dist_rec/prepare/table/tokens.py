@@ -1,4 +1,4 @@
-"""From columns to labels, and to tokens: the text that a vocabulary or a hash turns into rows of a table.
+"""Labels and tokens of chunks; a token is the text that a vocabulary or a hash maps to a row of a table.
 
 Shapes: N rows of a chunk, V tokens of a bag or sequence, K distinct ones.
 """
@@ -17,20 +17,20 @@ from dist_rec.prepare.table.chunks import Chunk
 from dist_rec.prepare.table.schema import Categorical, Cross, IdColumn, Jagged, Label, TableSchema
 
 CROSS = "\x1f"
-"""Between the parts of a cross: ASCII's separator of units, which no text holds."""
+"""Separates the parts of a cross: ASCII's unit separator, which does not occur in text."""
 
 
 class Tokens(NamedTuple):
-    """Of a feature."""
+    """The tokens of a feature."""
 
     text: pa.StringArray
-    """(N,), null where a value is missing; for a bag or sequence (V,), the rows end to end."""
+    """(N,), null if a value is missing; for a bag or sequence (V,), the rows end to end."""
     length_N: NDArray[np.int64] | None
-    """Tokens of each row of a bag or sequence."""
+    """Number of tokens of each row of a bag or sequence."""
 
 
 def labels_of(chunk: Chunk, label: Label) -> NDArray[np.float64]:
-    """The labels of N rows; raises UserError naming a row that has none."""
+    """The labels of N rows; raises UserError naming a row without a label."""
     if label.positive:
         text = chunk.text(label.column)
         missing_N = text.is_null().to_numpy(zero_copy_only=False)
@@ -40,7 +40,8 @@ def labels_of(chunk: Chunk, label: Label) -> NDArray[np.float64]:
         label_N = chunk.numbers(label.column)
         missing_N = np.isnan(label_N)
     if missing_N.any():
-        raise UserError(f"{chunk.where(int(missing_N.argmax()))}: the label {label.column} is missing")
+        where = chunk.where(int(missing_N.argmax()))
+        raise UserError(f"{where}: the label {label.column} is missing; remove the row")
     return label_N
 
 
@@ -65,19 +66,19 @@ def _categorical(chunk: Chunk, name: str, feature: Categorical) -> pa.StringArra
 
 
 def bucket_tokens(feature: Categorical) -> pa.StringArray:
-    """The tokens of a bucketised number: that of bucket i, from 0, is at place i."""
+    """The tokens of a bucketised number: bucket i, from 0, has the one at index i."""
     return pa.array([str(bucket) for bucket in range(len(feature.boundaries) + 1)], pa.string())
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Known values: row 1 is the first, row 0 is for the others."""
+    """Maps the i-th value, from 1, to row i, and all others to row 0."""
 
     values: pa.StringArray
 
     @property
     def rows(self) -> int:
-        """Of the table."""
+        """Rows of the table."""
         return len(self.values) + 1
 
     def __call__(self, text: pa.StringArray) -> NDArray[np.int32]:
@@ -88,13 +89,13 @@ class Vocabulary:
 
 @dataclass(frozen=True)
 class Buckets:
-    """Row 1 + xxh3_64(UTF-8) mod buckets; row 0 is for missing values."""
+    """Maps a value to row 1 + xxh3_64(UTF-8) mod buckets, and missing values to row 0."""
 
     buckets: int
 
     @property
     def rows(self) -> int:
-        """Of the table."""
+        """Rows of the table."""
         return self.buckets + 1
 
     def __call__(self, text: pa.StringArray) -> NDArray[np.int32]:
