@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from dist_rec.core import config, head
 from dist_rec.core.schema import Manifest
-from dist_rec.nn.fields import Fields, id_features
+from dist_rec.nn.fields import FieldsHead
 from dist_rec.nn.mlp import MLP
 
 
@@ -33,7 +33,7 @@ class MaskBlock(nn.Module):
         return self.norm(self.linear(self.mask(instance_BI) * x_BJ)).relu()
 
 
-class MaskNet(head.Head):
+class MaskNet(FieldsHead):
     """Mask blocks side by side on the embeddings (parallel), or one on the other (serial)."""
 
     class Config(config.Config):
@@ -51,16 +51,10 @@ class MaskNet(head.Head):
         hidden: tuple[PositiveInt, ...] = (400, 400)
         """Hidden layers of the MLP on the blocks' output."""
         dropout: float = Field(0.0, ge=0, lt=1)
-        """Of the MLP's hidden units."""
-
-    @classmethod
-    def lookups(cls, config: Config, manifest: Manifest) -> tuple[head.Lookup, ...]:
-        """One vector for each id."""
-        return (head.Lookup("factors", id_features(manifest), config.dim),)
+        """Dropout probability of the MLP's hidden units."""
 
     def __init__(self, config: Config, manifest: Manifest) -> None:
         super().__init__(config, manifest)
-        self.fields = Fields(manifest, len(id_features(manifest)), config.dim)
         self.norm = nn.LayerNorm(config.dim)
         self.parallel = config.structure == "parallel"
         instance = self.fields.count * config.dim

@@ -30,7 +30,7 @@ class NeuMF(head.Head):
         hidden: tuple[PositiveInt, ...] = Field((128, 64, 32), min_length=1)
         """Hidden layers of the MLP; the embeddings of user and item together are as wide as twice the first."""
         dropout: float = Field(0.0, ge=0, lt=1)
-        """Of the hidden units."""
+        """Dropout probability of the hidden units."""
         tradeoff: float = Field(0.5, ge=0, le=1)
         """α of equation 13: weight of a pre-trained GMF's last layer; 1 - α is the MLP's."""
 

@@ -12,12 +12,12 @@ from torch import Tensor
 
 from dist_rec.core import config, head
 from dist_rec.core.schema import Manifest
-from dist_rec.nn.fields import Fields, id_features
+from dist_rec.nn.fields import FieldsHead
 from dist_rec.nn.interactions import PairwiseDots, summed_outer
 from dist_rec.nn.mlp import MLP
 
 
-class PNN(head.Head):
+class PNN(FieldsHead):
     """An MLP on the vectors of all fields and their products."""
 
     class Config(config.Config):
@@ -30,16 +30,10 @@ class PNN(head.Head):
         hidden: tuple[PositiveInt, ...] = (400, 400, 400)
         """Hidden layers of the MLP."""
         dropout: float = Field(0.0, ge=0, lt=1)
-        """Of the hidden units."""
-
-    @classmethod
-    def lookups(cls, config: Config, manifest: Manifest) -> tuple[head.Lookup, ...]:
-        """One vector for each id."""
-        return (head.Lookup("factors", id_features(manifest), config.dim),)
+        """Dropout probability of the hidden units."""
 
     def __init__(self, config: Config, manifest: Manifest) -> None:
         super().__init__(config, manifest)
-        self.fields = Fields(manifest, len(id_features(manifest)), config.dim)
         self.inner = PairwiseDots(self.fields.count) if config.product != "outer" else None
         self.outer = config.product != "inner"
         products = (self.inner.outputs if self.inner else 0) + (config.dim**2 if self.outer else 0)

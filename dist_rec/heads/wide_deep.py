@@ -38,7 +38,7 @@ class WideDeep(head.Head):
         hidden: tuple[PositiveInt, ...] = (400, 400, 400)
         """Hidden layers of the MLP."""
         dropout: float = Field(0.0, ge=0, lt=1)
-        """Of the hidden units."""
+        """Dropout probability of the hidden units."""
 
     @classmethod
     def lookups(cls, config: Config, manifest: Manifest) -> tuple[head.Lookup, ...]:
