@@ -79,10 +79,7 @@ class FinalMLP(FieldsHead):
         @model_validator(mode="after")
         def _heads_divide(self) -> "FinalMLP.Config":
             if self.first[-1] % self.heads or self.second[-1] % self.heads:
-                raise ValueError(
-                    f"head.heads = {self.heads} does not divide {self.first[-1]} and {self.second[-1]}, the widths of "
-                    "the last layers of head.first and head.second"
-                )
+                raise ValueError(f"head.heads = {self.heads} does not divide {self.first[-1]} and {self.second[-1]}")
             return self
 
     @classmethod

@@ -1,6 +1,6 @@
 """NFM: He and Chua 2017, "Neural Factorization Machines for Sparse Predictive Analytics" (equations 2 to 8).
 
-Without hidden layers it is NFM-0, which for `h` of ones is the factorization machine (equation 8).
+Without hidden layers it is NFM-0; if all of its h are 1, it is a factorization machine (equation 8).
 """
 
 from typing import Annotated
@@ -29,11 +29,11 @@ class NFM(FieldsHead):
         dim: int = Field(16, gt=0)
         """Factors of a feature, D."""
         hidden: tuple[PositiveInt, ...] = (400, 400)
-        """Hidden layers on the bi-interaction."""
+        """Hidden layers of the MLP on the bi-interaction."""
         dropout: tuple[Annotated[float, Field(ge=0, lt=1)], ...] = (0.0, 0.0, 0.0)
-        """Of the bi-interaction, then of each hidden layer's units."""
+        """Dropout probability of the bi-interaction, then of the units of each hidden layer."""
         batch_norm: bool = True
-        """Normalise the bi-interaction and each hidden layer."""
+        """Whether the bi-interaction and each hidden layer are batch-normalised."""
 
         @model_validator(mode="after")
         def _one_dropout_a_layer(self) -> "NFM.Config":

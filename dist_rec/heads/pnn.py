@@ -1,6 +1,6 @@
 """PNN: Qu et al. 2016, "Product-based Neural Networks for User Response Prediction" (sections III-A to III-C).
 
-product = "inner" is IPNN, "outer" OPNN by superposition (the outer product of the fields' sum with itself), and "both"
+`product` = "inner" is IPNN, "outer" OPNN by superposition (the outer product of the fields' sum with itself), "both"
 PNN*. Departure: the first hidden layer has a full weight matrix on the products, not a factorised one.
 """
 
@@ -26,7 +26,7 @@ class PNN(FieldsHead):
         dim: int = Field(16, gt=0)
         """Embedding dimension, D."""
         product: Literal["inner", "outer", "both"] = "inner"
-        """Of the fields' vectors."""
+        """Product of the fields' vectors."""
         hidden: tuple[PositiveInt, ...] = (400, 400, 400)
         """Hidden layers of the MLP."""
         dropout: float = Field(0.0, ge=0, lt=1)
