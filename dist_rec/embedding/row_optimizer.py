@@ -133,7 +133,10 @@ class _RowTables:
         if not self._gradients:
             return
         self._step += 1
-        rows_U, gradient_UD = _sum_by_row(self._gradients)
+        rows_U, gradient_UD = self._gradients[0]
+        if len(self._gradients) > 1:
+            rows_V, gradient_VD = (torch.cat(tensors) for tensors in zip(*self._gradients, strict=True))
+            rows_U, gradient_UD = row_gradients(rows_V, torch.arange(len(rows_V), device=rows_V.device), gradient_VD)
         self._gradients = []
         matrices = [self._weights_RD, *self._state]
         self._update.update(matrices, rows_U, gradient_UD, float(self._group["lr"]), int(self._step))
@@ -150,13 +153,6 @@ def _by_row(gradient: Tensor) -> tuple[Tensor, Tensor]:
         gradient = gradient.coalesce()
         return gradient.indices()[0], gradient.values()
     return torch.arange(len(gradient), device=gradient.device), gradient
-
-
-def _sum_by_row(parts: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    if len(parts) == 1:
-        return parts[0]
-    rows, gradients = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
-    return row_gradients(rows, torch.arange(len(rows), device=rows.device), gradients)
 
 
 class _AdamSteps:

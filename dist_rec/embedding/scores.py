@@ -86,7 +86,7 @@ class TableShard:
                 yield chunk, torch.addmm(self.bias[chunk].t(), queries_GD, self.weight[chunk].t())
 
     def holds(self, ids_V: Tensor) -> Tensor:
-        """Which rows of the table lie in the shard, bool [V]."""
+        """Whether rows of the table are in the shard, bool [V]."""
         return (ids_V >= self.start) & (ids_V < self.start + len(self.weight))
 
     def lookup(self, ids_V: Tensor) -> tuple[Tensor, Tensor]:

@@ -84,7 +84,7 @@ class FinalMLP(FieldsHead):
 
     @classmethod
     def lookups(cls, config: Config, manifest: Manifest) -> tuple[head.Lookup, ...]:
-        """As of `FieldsHead`; raises UserError if a context has an unknown feature or one without ids."""
+        """See `FieldsHead`; raises UserError if a context has an unknown feature or one without ids."""
         id_features(manifest, config.first_context + config.second_context)
         return super().lookups(config, manifest)
 

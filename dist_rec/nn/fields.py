@@ -94,7 +94,7 @@ class FactoredFields:
     x_BN: Tensor
     vectors_ND: Tensor
     ids_BFD: Tensor
-    """The id features alone."""
+    """Only the id features."""
 
     def split_weights(self) -> tuple[Tensor, "FactoredFields"]:
         """See the function of this name."""

@@ -1,4 +1,4 @@
-"""Exact area under the ROC curve of scores that lie on many processes, without gathering them on one.
+"""Exact area under the ROC curve of scores on many processes, without gathering them on one.
 
 Shape suffixes: N rows of this process, G groups of equal scores, W processes, S samples a process.
 """

@@ -109,10 +109,8 @@ class RankingMetrics:
             found += [hits_B / lengths_B.clamp(max=k), hits_B / k]
         wrong_B = summed(ranks_V - place_V)
         pairs_B = lengths_B * (candidates_B - lengths_B)
-        found.append(1 / (ranks_V[starts_B] + 1))
-        found.append(summed((place_V + 1) / (ranks_V + 1)) / lengths_B)
-        found.append(1 - wrong_B / pairs_B.clamp(min=1))
-        return found
+        map_B = summed((place_V + 1) / (ranks_V + 1)) / lengths_B
+        return [*found, 1 / (ranks_V[starts_B] + 1), map_B, 1 - wrong_B / pairs_B.clamp(min=1)]
 
 
 def _within(places_V2: Tensor, k: int) -> tuple[Tensor, Tensor]:
