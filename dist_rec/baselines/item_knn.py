@@ -34,20 +34,14 @@ class ItemKNN:
             row_X = start + np.repeat(np.arange(block_CI.shape[0]), np.diff(block_CI.indptr))
             block_CI.data /= root_I[row_X] * root_I[block_CI.indices] + shrinkage
             block_CI.data[row_X == block_CI.indices] = 0
-            blocks.append(_nearest(block_CI, neighbors))
+            if neighbors is not None:
+                order_X = np.lexsort((block_CI.indices, -block_CI.data, row_X))
+                place_X = np.arange(len(order_X)) - block_CI.indptr[row_X - start]
+                block_CI.data[order_X[place_X >= neighbors]] = 0
+            block_CI.eliminate_zeros()
+            blocks.append(block_CI)
         self.similarity_II = csr_array(vstack(blocks, format="csr"))
 
     def scores(self, history_BI: csr_array) -> NDArray[np.float32]:
         """Sums of similarities for each of B users, [B, I]."""
         return (history_BI @ self.similarity_II).toarray()
-
-
-def _nearest(block_CI: csr_array, neighbors: int | None) -> csr_array:
-    """The block with only the `neighbors` largest numbers of each row."""
-    if neighbors is not None:
-        row_X = np.repeat(np.arange(block_CI.shape[0]), np.diff(block_CI.indptr))
-        order_X = np.lexsort((block_CI.indices, -block_CI.data, row_X))
-        place_X = np.arange(len(order_X)) - block_CI.indptr[row_X]
-        block_CI.data[order_X[place_X >= neighbors]] = 0
-    block_CI.eliminate_zeros()
-    return block_CI
