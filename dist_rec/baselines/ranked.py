@@ -1,6 +1,6 @@
-"""Baselines judged as heads are: by the ranks of what users chose, among candidates or among all items.
+"""Baselines, evaluated with the metrics of heads: by the ranks of chosen items among candidates or among all items.
 
-A baseline is fit in one pass over the pairs of user and item that training has, without gradients or seeds.
+A baseline is fit in one pass over the pairs of user and item in training, without gradients or seeds.
 
 Shapes: U users, B of them in a batch, I items, V candidates or targets of all of them end to end.
 """
@@ -16,7 +16,6 @@ from torch import Tensor
 from dist_rec.core.batch import Batch
 from dist_rec.core.errors import UserError
 from dist_rec.core.head import Ids
-from dist_rec.core.schema import Manifest
 from dist_rec.data.loader import Loader, LoaderConfig
 from dist_rec.data.seen import seen_pairs
 from dist_rec.data.shards import Dataset
@@ -33,7 +32,7 @@ BLOCK = 1 << 24
 
 
 class Baseline(Protocol):
-    """What has been fit."""
+    """A fitted baseline."""
 
     def scores(self, history_BI: csr_array) -> NDArray[np.float32]:
         """Scores of all items, [B, I], for users who have the items where `history_BI` is 1."""
@@ -43,7 +42,7 @@ def seen_matrix(dataset: Dataset) -> csr_array:
     """The pairs of the training split, float32 [U, I], 1 where a user has an item.
 
     Raises:
-        UserError: if the folder is not one of `dist-rec prepare ratings`.
+        UserError: if the data was not prepared by `dist-rec prepare ratings`.
     """
     seen_V = seen_pairs(dataset)
     users, items = (dataset.manifest.tables[name].rows for name in (USER, ITEM))
@@ -54,14 +53,14 @@ def seen_matrix(dataset: Dataset) -> csr_array:
 def score_split(
     baseline: Baseline, dataset: Dataset, split: str, seen_UI: csr_array, cutoffs: tuple[int, ...] | None = None
 ) -> dict[str, float]:
-    """Metrics of a baseline on a split: those of the task `implicit` where its rows have candidates, else of `top_n`.
+    """Metrics of a baseline on a split: those of task `implicit` if its rows have candidates, else those of `top_n`.
 
     Args:
-        baseline: what has been fit.
+        baseline: the fitted baseline.
         dataset: the prepared data.
-        split: its part.
-        seen_UI: from `seen_matrix`.
-        cutoffs: lengths of the lists that are judged; None: the task's.
+        split: name of the split.
+        seen_UI: result of `seen_matrix`.
+        cutoffs: lengths of the lists that metrics are computed of; None: the task's.
 
     Raises:
         UserError: if the rows have neither candidates nor histories of items.
@@ -81,10 +80,10 @@ def score_split(
 
 
 def _has_candidates(dataset: Dataset) -> bool:
-    manifest = dataset.manifest
-    if CANDIDATES in manifest.names("sequence"):
+    column, names = dataset.manifest.column, dataset.manifest.names
+    if CANDIDATES in names("sequence"):
         return True
-    if not _holds_items(manifest, HISTORY) or not _holds_items(manifest, TARGET):
+    if not all(name in names("bag", "sequence") and column(name).table == ITEM for name in (HISTORY, TARGET)):
         raise UserError(
             f"{dataset.path} has neither candidates nor histories of items to rank; prepare the ratings with "
             "--split leave-one-out, or with --layout users"
@@ -92,12 +91,8 @@ def _has_candidates(dataset: Dataset) -> bool:
     return False
 
 
-def _holds_items(manifest: Manifest, name: str) -> bool:
-    return name in manifest.names("bag", "sequence") and manifest.column(name).table == ITEM
-
-
 def _among_candidates(baseline: Baseline, batch: Batch, seen_UI: csr_array) -> Evidence:
-    """As of `Implicit`: the item among its candidates; raises UserError if it has none."""
+    """Evidence of task `implicit`: the item among its candidates; raises UserError if it has none."""
     scores_QI = torch.from_numpy(baseline.scores(seen_UI[batch.ids[USER].values().numpy()]))
     grouped = with_candidates(batch)
     assert grouped.groups is not None
@@ -105,7 +100,7 @@ def _among_candidates(baseline: Baseline, batch: Batch, seen_UI: csr_array) -> E
 
 
 def _among_all(baseline: Baseline, batch: Batch, items: int) -> Evidence:
-    """As of `TopN`: the targets among all items but those of the history and row 0, which is no item."""
+    """Evidence of task `top_n`: the targets among all items except those of the history and row 0."""
     history, target = batch.column(HISTORY), batch.column(TARGET)
     history_BI = _matrix(history, items)
     scores_BI = torch.from_numpy(baseline.scores(history_BI))
@@ -117,7 +112,7 @@ def _among_all(baseline: Baseline, batch: Batch, items: int) -> Evidence:
 
 
 def _places(scores_BI: Tensor, query_V: Tensor, item_V: Tensor, target_V: Tensor) -> Tensor:
-    """The places of each target, [V, 2]."""
+    """The places of each target, [V, 2], computed for B targets at a time."""
     places = [torch.empty(0, 2, dtype=torch.float64)]
     for some_U in torch.arange(len(item_V)).split(len(scores_BI)):
         s_UI = scores_BI[query_V[some_U]]

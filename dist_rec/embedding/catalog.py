@@ -1,4 +1,4 @@
-"""The catalog face of the embedding layer: tables of outputs, cut by rows, that queries are scored against.
+"""The catalogs of the embedding layer: row-sharded tables of outputs that queries are scored against.
 
 A `Catalog` is built on the meta device and sharded by `dist_rec.embedding.sharding`: no process ever holds it whole.
 
@@ -32,12 +32,12 @@ from dist_rec.embedding.tables import EmbeddingConfig, EmbeddingTable, catalog_t
 
 
 class Catalog(nn.Module):
-    """A table of outputs as one module: what a `ShardedCatalog` computes, without its means.
+    """A table of outputs as one module; `ShardedCatalog` is its sharded form.
 
     Args:
-        table: name, size and settings.
-        bias: whether each row has one.
-        tied: the lookup's table whose weights it takes; None: it has its own.
+        table: name, size and settings of the table.
+        bias: whether each row has a bias.
+        tied: the lookup's table whose weights it shares; None: it has its own.
     """
 
     def __init__(self, table: EmbeddingTable, bias: bool, tied: TableName | None = None) -> None:
@@ -61,16 +61,16 @@ class ShardedCatalog(
     ShardedModule[Tensor, CatalogScores, CatalogScores, NullShardedModuleContext],
     FusedOptimizerModule,
 ):
-    """The rows of this process. Its output is not a matrix but `CatalogScores`, which losses and ranking ask.
+    """The rows of this process. Its output is not a matrix but `CatalogScores`, which losses and ranking evaluate.
 
-    Scores have to become the loss inside of the model's forward: DDP takes no part in the backward pass of an output in
-    which it finds no tensor.
+    The loss has to be computed in the model's forward: DDP takes no part in the backward pass of an output without
+    tensors.
 
     Args:
-        catalog: on meta.
+        catalog: the catalog on the meta device.
         sharding: row-wise.
-        rank: this process's.
-        device: where the rows are to be.
+        rank: rank of this process.
+        device: device of the rows.
     """
 
     def __init__(self, catalog: Catalog, sharding: ParameterSharding, rank: int, device: torch.device) -> None:
@@ -86,31 +86,31 @@ class ShardedCatalog(
         self.register_load_state_dict_pre_hook(_from_sharded_tensors)
 
     def initialise(self, seed: int) -> None:
-        """Draws the initial weights, the same whatever the number of processes; biases start from 0."""
+        """Draws the initial weights, which do not depend on the number of processes; biases start from 0."""
         if self.weight is not None:
             self._table.initialise(self.weight.detach(), seed, self._start, 0)
 
     def tie(self, rows: Tensor) -> None:
-        """Takes the rows of a lookup's table that this process holds, and shares their memory; `self.tied` names it."""
+        """Shares the memory of this process's rows of the lookup's table `self.tied`."""
         self._tied_weight = rows.detach().requires_grad_()
 
     def take_tied_gradient(self) -> Tensor | None:
-        """The gradient of the lookup's rows since the last call, dense or sparse, summed over processes."""
+        """The gradient of the tied rows since the last call, dense or sparse, summed over processes."""
         gradient, self._tied_weight.grad = self._tied_weight.grad, None
         return gradient
 
     @property
     def fused_optimizer(self) -> RowShardOptimizer:
-        """Updates the rows in its `step`."""
+        """The optimizer of the rows, which updates them in `step`."""
         return self._optimizer
 
     @property
     def unsharded_module_type(self) -> type[nn.Module]:
-        """What it was made from."""
+        """See `ShardedModule`."""
         return Catalog
 
     def create_context(self) -> NullShardedModuleContext:
-        """Nothing is kept between the stages of a lookup; queries are exchanged when scores are asked for."""
+        """An empty context: queries are exchanged only when scores are computed."""
         return NullShardedModuleContext()
 
     def input_dist(self, ctx: NullShardedModuleContext, queries_BD: Tensor) -> NoWait[NoWait[Tensor]]:
@@ -125,13 +125,13 @@ class ShardedCatalog(
         return CatalogScores(TableShard(weight, self.bias, self._start), queries_BD)
 
     def output_dist(self, ctx: NullShardedModuleContext, output: CatalogScores) -> CatalogScores:
-        """Passes the scores on; they wait for nothing until they are asked."""
+        """Passes the scores on; they are computed lazily."""
         return output
 
 
 def _parameter(local: Tensor) -> nn.Parameter:
     parameter = nn.Parameter(local)
-    # TorchRec's sign that a parameter is updated by the optimizer of its module.
+    # TorchRec's mark of a parameter that is updated by the optimizer of its module.
     vars(parameter)["_in_backward_optimizers"] = [EmptyFusedOptimizer()]
     return parameter
 
@@ -149,7 +149,7 @@ def _from_sharded_tensors(module: Any, state: dict[str, Any], prefix: str, *_: A
 
 
 class CatalogSharder(ModuleSharder[Catalog]):
-    """Makes a `Catalog` a `ShardedCatalog`; the only sharding is by rows."""
+    """Shards a `Catalog` to a `ShardedCatalog`; the only sharding is by rows."""
 
     def shard(
         self,
@@ -165,7 +165,7 @@ class CatalogSharder(ModuleSharder[Catalog]):
 
     @property
     def module_type(self) -> type[Catalog]:
-        """What it shards."""
+        """See `ModuleSharder.module_type`."""
         return Catalog
 
     def shardable_parameters(self, module: Catalog) -> dict[str, nn.Parameter]:

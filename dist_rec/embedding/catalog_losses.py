@@ -1,7 +1,7 @@
-"""Losses of queries against the rows of a catalog: over all rows, over given pairs, over samples.
+"""Losses of queries against the rows of a catalog: over all rows, over given pairs, over sampled rows.
 
-Each gives the loss of each of this process's queries, [B]; their sum over processes is the exact one of the whole
-matrix. Every process calls them, also one without queries.
+Each is the loss of each of this process's queries, [B]; the sum over processes is exactly the loss of the whole matrix
+of scores. Every process calls them, also one without queries.
 
 Shapes: B queries of this process, V targets of all of them end to end, S sampled rows.
 """
@@ -21,8 +21,8 @@ def cross_entropy(scores: CatalogScores, targets: Ids) -> Tensor:
     Collaborative Filtering", equation 2; with one target of weight 1 it is the softmax cross-entropy.
 
     Args:
-        scores: of B queries.
-        targets: rows of each query, with weights or 1 each; a query without any has loss 0.
+        scores: scores of B queries.
+        targets: rows of each query, with weights or weight 1 each; a query without targets has loss 0.
     """
     weight_V = _weights(targets)
     of_targets_B = _sum_by_query(scores, targets, weight_V * scores.of_pairs(targets))
@@ -33,8 +33,8 @@ def logistic(scores: CatalogScores, targets: Ids) -> Tensor:
     """Logistic log-likelihood of every row, -Σ_i x_i log σ(s_i) + (1 - x_i) log(1 - σ(s_i)): Liang et al. 2018, eq. 4.
 
     Args:
-        scores: of B queries.
-        targets: different rows of each query, x_i = 1 or their weight; 0 for all others.
+        scores: scores of B queries.
+        targets: distinct rows of each query, x_i = 1 or their weight; x_i = 0 for all others.
     """
     of_targets_B = _sum_by_query(scores, targets, _weights(targets) * scores.of_pairs(targets))
     return scores.over_rows(SUM_SOFTPLUS) - of_targets_B
@@ -44,8 +44,8 @@ def gaussian(scores: CatalogScores, targets: Ids, confidence: float, background:
     """Gaussian log-likelihood of every row, Σ_i c_i / 2 (x_i - s_i)²: Liang et al. 2018, equation 3.
 
     Args:
-        scores: of B queries.
-        targets: different rows of each query, x_i = 1 or their weight; 0 for all others.
+        scores: scores of B queries.
+        targets: distinct rows of each query, x_i = 1 or their weight; x_i = 0 for all others.
         confidence: c of the targets.
         background: c of the others.
     """
@@ -55,11 +55,11 @@ def gaussian(scores: CatalogScores, targets: Ids, confidence: float, background:
 
 
 def squared_error(scores: CatalogScores, observed: Ids) -> Tensor:
-    """Σ_t (w_t - p_t)² of predictions p over the observed rows alone: Sedhain et al. 2015, "AutoRec", equation 1.
+    """Σ_t (w_t - p_t)² of predictions p over the observed rows only: Sedhain et al. 2015, "AutoRec", equation 1.
 
     Args:
-        scores: of B queries.
-        observed: rows of each query; what was observed is their weight.
+        scores: scores of B queries.
+        observed: rows of each query; their weights w are the observations.
     """
     assert observed.weights is not None
     error_V = observed.weights - scores.predict(observed)
@@ -73,18 +73,18 @@ def sampled_softmax(
     log_q_S: Tensor | None = None,
     target_log_q_V: Tensor | None = None,
 ) -> Tensor:
-    """Cross-entropy against samples, with the bias of sampling taken out ("logQ") or not: [V].
+    """Cross-entropy against sampled rows, corrected for the bias of sampling ("logQ") or not: [V].
 
-    A sample stands for 1 / (S q) rows, so log(S q) is taken from its score: Bengio and Senécal 2008, "Adaptive
+    A sample stands for 1 / (S q) rows, so log(S q) is subtracted from its score: Bengio and Senécal 2008, "Adaptive
     Importance Sampling to Accelerate Training of a Neural Probabilistic Language Model"; Yi et al. 2019,
     "Sampling-Bias-Corrected Neural Modeling for Large Corpus Item Recommendations", which corrects the target as well.
 
     Args:
         target_V: scores of the targets.
-        sampled_VS: scores of the samples, for each target's query.
-        same_VS: bool, where a sample is the target itself: left out.
-        log_q_S: log probability of each sample in one draw; None leaves the bias in.
-        target_log_q_V: likewise of the targets, to correct them as well; None: they are there for certain.
+        sampled_VS: scores of the samples for each target's query.
+        same_VS: bool, whether a sample is the target itself; such samples are left out.
+        log_q_S: log probability of each sample in one draw; None: no correction.
+        target_log_q_V: log probability of each target in one draw, to correct its score; None: no correction.
     """
     samples = math.log(max(1, sampled_VS.shape[1]))
     if log_q_S is not None:
@@ -97,7 +97,7 @@ def sampled_softmax(
 def bpr(target_V: Tensor, sampled_VS: Tensor, same_VS: Tensor) -> Tensor:
     """Mean over samples of -log σ(target - sample): Rendle et al. 2009, "BPR"; as in Hidasi et al. 2016: [V].
 
-    Args: as of `sampled_softmax`.
+    Args: see `sampled_softmax`.
     """
     return _mean_over_samples(functional.softplus(sampled_VS - target_V.unsqueeze(1)), same_VS)
 
@@ -106,7 +106,7 @@ def top1(target_V: Tensor, sampled_VS: Tensor, same_VS: Tensor) -> Tensor:
     """Mean over samples of σ(sample - target) + σ(sample²): Hidasi et al. 2016, "Session-based Recommendations with
     Recurrent Neural Networks", section 3.2.2: [V].
 
-    Args: as of `sampled_softmax`.
+    Args: see `sampled_softmax`.
     """
     loss_VS = (sampled_VS - target_V.unsqueeze(1)).sigmoid() + sampled_VS.square().sigmoid()
     return _mean_over_samples(loss_VS, same_VS)
@@ -141,12 +141,12 @@ def sampled_logistic(target_V: Tensor, sampled_VS: Tensor, same_VS: Tensor) -> T
 
 
 def against_samples(scores: CatalogScores, targets: Ids, ids_S: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """What the sampled losses compare.
+    """The first three arguments of the sampled losses.
 
     Args:
-        scores: of B queries.
+        scores: scores of B queries.
         targets: rows of each query.
-        ids_S: sampled rows, the same on all processes.
+        ids_S: sampled rows, equal on all processes.
 
     Returns:
         Scores of the targets [V] and, for each, of the samples [V, S], and where a sample is the target [V, S].

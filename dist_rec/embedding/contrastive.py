@@ -1,9 +1,9 @@
 """Contrastive divergence: Hinton 2002; for softmax visible units, Salakhutdinov, Mnih and Hinton 2007, "Restricted
 Boltzmann Machines for Collaborative Filtering" (section 2).
 
-A row of the batch is a machine; its visible units are what was rated, each in one of K levels. The machines share the
+A row of the batch is a machine; its visible units are its ratings, each of them one of K levels. The machines share the
 weights W and biases b of each unit and level: row K u + k of a catalog is level k of unit u. The queries are the hidden
-units, so that the scores of a unit's K rows are the logits of its levels (equation 1).
+units, so the scores of a unit's K rows are the logits of its levels (equation 1).
 
 Shapes: B rows, D hidden units, V visible units of all rows end to end, K levels.
 """
@@ -18,24 +18,24 @@ from dist_rec.embedding.scores import CatalogScores
 
 
 def level_scores(scores: CatalogScores, visible: Ids, levels: int) -> Tensor:
-    """Logits of each level of the visible units, whatever levels are named, [V, K]."""
+    """Logits of all levels of the visible units, [V, K]; `visible` may name any level of a unit."""
     first_V = visible.values // levels * levels
     ids_VK = first_V.unsqueeze(1) + torch.arange(levels, device=first_V.device)
     return scores.of_pairs(Ids(ids_VK.view(-1), visible.lengths * levels)).view(-1, levels)
 
 
 def negative_phase(scores: CatalogScores, visible: Ids, levels: int, bias_D: Tensor, steps: int) -> Tensor:
-    """Free energy of what the machine makes of the visible units, [B].
+    """Free energy of the machine's reconstruction of the visible units, [B].
 
-    The difference of the data's free energy and this one has the gradient of contrastive divergence, since samples are
-    constants to it: <v h> of the data less <v h> of the reconstruction (section 2.2).
+    The data's free energy less this one has the gradient of contrastive divergence, since samples are constants:
+    <v h> of the data less <v h> of the reconstruction (section 2.2).
 
     Args:
-        scores: of the hidden units' probabilities given the data.
-        visible: the units and levels of the data.
+        scores: scores of the hidden units' probabilities given the data.
+        visible: units and levels of the data.
         levels: K.
-        bias_D: of the hidden units.
-        steps: of Gibbs sampling.
+        bias_D: biases of the hidden units.
+        steps: number of Gibbs steps.
     """
     hidden_BD, reconstructed = scores.queries_BD.detach()[:, : len(bias_D)], visible
     padding = scores.queries_BD.shape[1] - len(bias_D)  # a lookup's table has columns of zeros at the end
@@ -50,7 +50,7 @@ def negative_phase(scores: CatalogScores, visible: Ids, levels: int, bias_D: Ten
 
 
 def _drawn(logits_VK: Tensor, visible: Ids) -> Tensor:
-    """A level of each unit by its probability, as a row of the catalog."""
+    """A random level of each unit, by the levels' probabilities, as a row of the catalog."""
     levels = logits_VK.shape[1]
     cumulative_VK = logits_VK.softmax(1).cumsum(1)[:, :-1]
     level_V = (noise.uniform_of_ids(visible.lengths).unsqueeze(1) > cumulative_VK).sum(1)
@@ -58,5 +58,5 @@ def _drawn(logits_VK: Tensor, visible: Ids) -> Tensor:
 
 
 def hidden_energy(input_BD: Tensor) -> Tensor:
-    """The hidden units' part of the free energy, from what comes in to them: -Σ_j log(1 + exp(x_j)), [B]."""
+    """The hidden units' part of the free energy, from their inputs x: -Σ_j log(1 + exp(x_j)), [B]."""
     return -functional.softplus(input_BD).sum(1)

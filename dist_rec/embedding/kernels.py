@@ -1,6 +1,6 @@
-"""FBGEMM's kernels inside of TorchRec's sharded modules: which there are, their weights and their optimizer's state.
+"""FBGEMM's kernels inside of TorchRec's sharded modules: their tables, weights and optimizer state.
 
-How TorchRec arranges them is known here alone.
+Only this file depends on how TorchRec arranges them.
 """
 
 from collections.abc import Iterator
@@ -24,11 +24,11 @@ Kernel: TypeAlias = BatchedFusedEmbedding | BatchedFusedEmbeddingBag
 
 
 def fused_optimizer(table: EmbeddingTable, update: Fused | row_rules.Rows) -> tuple[type[Optimizer], dict[str, Any]]:
-    """What TorchRec is to give the kernel of a sharded table as its optimizer.
+    """The optimizer, with its arguments, that TorchRec configures for the kernel of a sharded table.
 
-    Where a row rule updates the table it never runs. It is SGD, which has no state, or row-wise Adagrad, whose state
-    TorchRec shards in its own way. TorchRec groups tables by `_batch_key` and hands it to no kernel: all tables of a
-    kernel share a rule and a width.
+    It never runs if a row rule updates the table: then it is SGD, which has no state, or row-wise Adagrad, whose state
+    TorchRec shards in its own way. TorchRec groups tables by `_batch_key`, which it passes to no kernel, so all tables
+    of a kernel share a rule and a width.
     """
     if isinstance(update, Fused):
         return update.optimizer, {**update.arguments}
@@ -50,7 +50,7 @@ def table_names(kernel: Kernel) -> list[TableName]:
 
 
 def stacked(parts: list[Tensor]) -> Tensor:
-    """Neighbouring views of one storage, [rows of each, ...], as one view [R, ...]."""
+    """Adjacent views of one storage, [rows of each, ...], as one view [R, ...]."""
     starts = accumulate((part.numel() for part in parts), initial=parts[0].storage_offset())
     assert all(part.storage_offset() == start for part, start in zip(parts, starts, strict=False))
     assert len({part.shape[1:] for part in parts}) == 1
@@ -58,7 +58,7 @@ def stacked(parts: list[Tensor]) -> Tensor:
 
 
 def add_state(kernel: Kernel, slot: str, parts: tuple[Tensor, ...]) -> None:
-    """Puts state of the weights' shape, a tensor for each shard of the kernel, into its fused optimizer."""
+    """Adds state of the weights' shape to the kernel's fused optimizer, one tensor for each shard of the kernel."""
     for table, weights, state in _states(kernel):
         own = [part for name, part in zip(table_names(kernel), parts, strict=True) if name == table]
         shards = [Shard(part, shard.metadata) for part, shard in zip(own, weights.local_shards(), strict=True)]
@@ -66,7 +66,7 @@ def add_state(kernel: Kernel, slot: str, parts: tuple[Tensor, ...]) -> None:
 
 
 def add_step(kernel: Kernel, step: Tensor) -> None:
-    """Puts a count of steps that all tables of a kernel share into its fused optimizer."""
+    """Adds a count of steps, which all tables of the kernel share, to its fused optimizer."""
     for table, _, state in _states(kernel):
         state[f"{table}.step"] = step
 

@@ -1,13 +1,14 @@
-"""The lookup face of the embedding layer: batches in, a head's embeddings out.
+"""The lookups of the embedding layer: from a batch to the embeddings that a head requests.
 
 The layer is built on the meta device and sharded by `dist_rec.embedding.sharding`.
 """
 
 from itertools import accumulate, pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchrec.modules.embedding_configs import EmbeddingBagConfig, EmbeddingConfig, PoolingType
+from torchrec.modules.embedding_configs import EmbeddingBagConfig, EmbeddingConfig
 from torchrec.modules.embedding_modules import (
     EmbeddingBagCollection,
     EmbeddingCollection,
@@ -24,9 +25,9 @@ from dist_rec.embedding.updates import Update
 
 
 class EmbeddingLayer(nn.Module):
-    """TorchRec collections for pooled bags, weighted bags and sequences, read by name.
+    """TorchRec collections for bags, weighted bags and sequences.
 
-    The order of keys in what a sharded collection returns depends on the plan, so it is always regrouped by key.
+    The order of keys in the output of a sharded collection depends on the plan, so it is always regrouped by key.
 
     Args:
         lookups: the head's requests.
@@ -37,15 +38,15 @@ class EmbeddingLayer(nn.Module):
         super().__init__()
         self.dims = {table.name: table.dim for table in tables}
         self.updates: dict[TableName, Update] = {}
-        """What updates each table; known when it is sharded."""
+        """Update of each table; known once the layer is sharded."""
         bags = [table for table in tables if table.pooling != "none" and not table.weighted]
         weighted = [table for table in tables if table.pooling != "none" and table.weighted]
         sequences = [table for table in tables if table.pooling == "none"]
-        self.bags = _bag_collection(bags, weighted=False)
-        self.weighted_bags = _bag_collection(weighted, weighted=True)
+        self.bags = _collection(EmbeddingBagCollection, EmbeddingBagConfig, bags)
+        self.weighted_bags = _collection(EmbeddingBagCollection, EmbeddingBagConfig, weighted, is_weighted=True)
         dropout = {feature: lookup.dropout for lookup in lookups if lookup.dropout for feature in lookup.features}
         self.drop_ids = _DropIds(dropout) if dropout else None
-        self.sequences = _collection(sequences)
+        self.sequences = _collection(EmbeddingCollection, EmbeddingConfig, sequences)
         keys = {**_keys(bags), **_keys(weighted)}
         pooled = tuple(lookup for lookup in lookups if lookup.pooling != "none")
         self.regroup = _Regroup(pooled, keys) if pooled else None
@@ -68,15 +69,15 @@ class EmbeddingLayer(nn.Module):
 
 
 def embedding_layer(model: nn.Module) -> EmbeddingLayer:
-    """The one of a model."""
+    """The embedding layer of a model."""
     return next(module for module in model.modules() if isinstance(module, EmbeddingLayer))
 
 
 class _DropIds(nn.Module):
-    """Leaves ids out of weighted bags in training, by a weight of 0.
+    """Drops ids of weighted bags in training: their weights are set to 0.
 
     Args:
-        dropout: the probability, by feature; 0 for the others.
+        dropout: dropout probability by feature; 0 for the others.
     """
 
     def __init__(self, dropout: dict[str, float]) -> None:
@@ -95,11 +96,11 @@ class _DropIds(nn.Module):
 
 
 class _Regroup(nn.Module):
-    """Keyed tensors of sums → one [B, F, D] for each lookup.
+    """Keyed tensors of sums → one tensor [B, F, D] for each lookup.
 
-    Means are taken here, since TorchRec leaves the division out under some kinds of sharding. Columns that lie side by
-    side are viewed; others are put together by `torch.stack`: on CPUs TorchRec's `KTRegroupAsDict` copies row by row,
-    which took most of a step.
+    Means are computed here, since TorchRec omits the division under some kinds of sharding. Adjacent columns are
+    viewed; others are joined by `torch.stack`, since on CPUs TorchRec's `KTRegroupAsDict` copies row by row, which took
+    most of a step.
     """
 
     def __init__(self, lookups: tuple[Lookup, ...], keys: dict[tuple[str, str], str]) -> None:
@@ -134,7 +135,7 @@ class _Regroup(nn.Module):
         return pooled
 
     def _runs(self, keys: list[str]) -> list[str] | None:
-        """The lookups whose keys, one lookup's after the other's, are these; None if they lie otherwise."""
+        """The lookups in order, if the keys are those of whole lookups one after the other; otherwise None."""
         runs, start = [], 0
         while start < len(keys):
             name = self._first.get(keys[start])
@@ -146,7 +147,7 @@ class _Regroup(nn.Module):
 
 
 def _split(keyed: KeyedTensor, features: list[int]) -> list[Tensor]:
-    """Runs of so many features each, as views [P, F, D]."""
+    """Views [P, F, D] of consecutive features, F for each view."""
     ends = [0, *accumulate(features)]
     offsets = keyed.offset_per_key()
     widths = [offsets[stop] - offsets[start] for start, stop in pairwise(ends)]
@@ -155,7 +156,7 @@ def _split(keyed: KeyedTensor, features: list[int]) -> list[Tensor]:
 
 
 def _narrow(x_PFD: Tensor, rows: int, dim: int) -> Tensor:
-    """The first rows and columns, [B, F, D]; a split's gradient is one copy, a slice's zeros and a copy."""
+    """The first rows and columns, [B, F, D]; `split`'s gradient is one copy, that of a slice zeros and a copy."""
     if len(x_PFD) > rows:
         x_PFD = x_PFD[:rows]
     return x_PFD.split((dim, x_PFD.shape[2] - dim), dim=2)[0] if x_PFD.shape[2] > dim else x_PFD
@@ -180,7 +181,7 @@ class _Split(nn.Module):
 
 
 def _norms(bag: JaggedTensor) -> Tensor:
-    """L2 norm of the weights of each row, [B]; without weights each counts 1."""
+    """L2 norm of the weights of each row, [B]; each weight is 1 if the bag has none."""
     weights_V, lengths_B = bag.weights_or_none(), bag.lengths()
     if weights_V is None:
         return lengths_B.sqrt()
@@ -189,24 +190,14 @@ def _norms(bag: JaggedTensor) -> Tensor:
     return weights_V.new_zeros(len(lengths_B)).index_add(0, row_V, weights_V.square()).sqrt()
 
 
-def _bag_collection(tables: list[EmbeddingTable], weighted: bool) -> EmbeddingBagCollection | None:
-    configs = [_bag_config(table) for table in tables]
-    return EmbeddingBagCollection(configs, is_weighted=weighted, device=torch.device("meta")) if configs else None
+def _collection(kind: Any, config: Any, tables: list[EmbeddingTable], **options: bool) -> Any:
+    """A TorchRec collection of the tables on the meta device, None without tables; bags are summed."""
+    return kind(_configs(config, tables), device=torch.device("meta"), **options) if tables else None
 
 
-def _bag_config(table: EmbeddingTable) -> EmbeddingBagConfig:
-    return EmbeddingBagConfig(
-        name=str(table.name),
-        num_embeddings=table.rows,
-        embedding_dim=table.padded_dim,
-        feature_names=list(table.features),
-        pooling=PoolingType.SUM,
-    )
-
-
-def _collection(tables: list[EmbeddingTable]) -> EmbeddingCollection | None:
-    configs = [
-        EmbeddingConfig(
+def _configs(config: Any, tables: list[EmbeddingTable]) -> list[Any]:
+    return [
+        config(
             name=str(table.name),
             num_embeddings=table.rows,
             embedding_dim=table.padded_dim,
@@ -214,12 +205,11 @@ def _collection(tables: list[EmbeddingTable]) -> EmbeddingCollection | None:
         )
         for table in tables
     ]
-    return EmbeddingCollection(configs, device=torch.device("meta")) if configs else None
 
 
 def _keys(tables: list[EmbeddingTable]) -> dict[tuple[str, str], str]:
     """(lookup, feature) → the key under which TorchRec returns it."""
-    names = get_embedding_names_by_table([_bag_config(table) for table in tables]) if tables else []
+    names = get_embedding_names_by_table(_configs(EmbeddingConfig, tables))
     return {
         (table.name.lookup, feature): key
         for table, keys in zip(tables, names, strict=True)

@@ -1,7 +1,7 @@
 """Pairs of a query and a row of a table: their scores, and sums of rows by query, with gradients.
 
-A pair costs a read of its two vectors and no copy of them: scores are a sampled product of matrices, gradients are bags
-of vectors. The gradient of a table is sparse, with one row for each that is named.
+The two vectors of a pair are read but not copied: scores are a sampled product of matrices, gradients are bags of
+vectors. The gradient of a table is sparse, with one row for each distinct row of the pairs.
 
 Shapes: G queries, R rows, D dimension, U pairs.
 """
@@ -24,18 +24,18 @@ warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
 
 @dataclass(frozen=True)
 class QueryRows:
-    """Which rows belong to which query."""
+    """Pairs of a query and a row, by query."""
 
     query_U: Tensor
     """int64, ascending."""
     row_U: Tensor
     """int64."""
     queries: int
-    """Their number, G."""
+    """Number of queries, G."""
 
     @cached_property
     def ends(self) -> Tensor:
-        """Where each query's pairs begin, and the last one's end, [G + 1]."""
+        """Start of each query's pairs, and the end of the last query's, [G + 1]."""
         return torch.searchsorted(self.query_U, torch.arange(self.queries + 1, device=self.query_U.device))
 
 
@@ -56,7 +56,7 @@ class _Scores(torch.autograd.Function):
         ctx.save_for_backward(queries_GD, weight_RD)
         shape = (len(queries_GD), len(weight_RD))
         bias_U = queries_GD.new_zeros(len(pairs.row_U)) if bias_R1 is None else bias_R1[pairs.row_U].squeeze(1)
-        if len(bias_U) > math.prod(shape):  # PyTorch allows no more places than the matrix has
+        if len(bias_U) > math.prod(shape):  # PyTorch allows at most as many values as the matrix has elements
             return bias_U + (queries_GD @ weight_RD.t())[pairs.query_U, pairs.row_U]
         places = torch.sparse_csr_tensor(pairs.ends, pairs.row_U, bias_U, shape, check_invariants=False)
         return torch.sparse.sampled_addmm(places, queries_GD, weight_RD.t()).values()

@@ -1,7 +1,7 @@
-"""Exact ranking by the scores of a catalog: the best rows, and the ranks of given ones, from local shards.
+"""Exact ranking by the scores of a catalog: the best rows, and the ranks of given rows, from local shards.
 
 Shapes: B queries of this process, G of all processes, W processes, C rows of a chunk, K best rows, V targets,
-X excluded pairs. A target has two places (suffix 2): the first and the last one over all orders of equal scores.
+X excluded pairs. A target has two places (suffix 2): the first and the last over all orders of equal scores.
 """
 
 from dataclasses import dataclass, replace
@@ -16,21 +16,21 @@ from dist_rec.embedding.scores import CatalogScores, TableShard, rows_at_once
 
 # Numbers in a chunk of the matrix of scores, 64 MiB.
 CHUNK = 1 << 24
-# Queries ranked at a time: few, so that a chunk has many rows, of which `topk` takes less time each.
+# Queries ranked at a time: few, so that a chunk has many rows, for which `topk` takes less time a row.
 QUERIES = 256
 
 
 @torch.no_grad()
 def top_k(scores: CatalogScores, k: int, exclude: Ids | None = None) -> tuple[Tensor, Tensor]:
-    """The K rows with the highest scores, best first; which of equal ones is not defined. Called by all processes.
+    """The K rows with the highest scores, best first; equal scores have no defined order. Called by all processes.
 
     Args:
-        scores: of B queries.
-        k: how many.
-        exclude: rows that do not count for each query, such as those that a user has seen.
+        scores: scores of B queries.
+        k: K.
+        exclude: rows that are left out for each query, such as items that a user has seen.
 
     Returns:
-        Their scores and their numbers, [B, K]; where fewer rows are left, -inf and -1.
+        Their scores and their numbers, [B, K]; -inf and -1 where there are fewer rows.
     """
     queries, excluded = scores.queries, _excluded(scores, exclude)
     blocks = [
@@ -46,7 +46,7 @@ def top_k(scores: CatalogScores, k: int, exclude: Ids | None = None) -> tuple[Te
 
 
 def _best_here(k: int, shard: TableShard, queries_GD: Tensor, excluded: "_Excluded") -> tuple[Tensor, Tensor]:
-    """The best rows of this process, filled up with -inf."""
+    """The best rows of this process, padded with -inf."""
     shape = (len(queries_GD), k)
     best = queries_GD.new_full(shape, -torch.inf), queries_GD.new_full(shape, -1, dtype=torch.int64)
     for chunk, s_GC in shard.chunks(queries_GD, rows_at_once(len(queries_GD), CHUNK)):
@@ -57,7 +57,7 @@ def _best_here(k: int, shard: TableShard, queries_GD: Tensor, excluded: "_Exclud
 
 
 def best_of(k: int, *parts: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    """The K highest scores and their rows, [G, K], of several of them."""
+    """The K highest scores and their rows, [G, K], from several lists of scores and rows."""
     scores, ids = (torch.cat(tensors, dim=1) for tensors in zip(*parts, strict=True))
     top_GK, place_GK = scores.topk(k)
     return top_GK, ids.gather(1, place_GK)
@@ -65,18 +65,17 @@ def best_of(k: int, *parts: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def places(scores: CatalogScores, targets: Ids, exclude: Ids | None = None) -> Tensor:
-    """The places of each target, [V, 2]: how many rows have a higher score, and how many others a score not lower.
+    """The places of each target, [V, 2]: numbers of rows with a higher score, and of others with a score not lower.
 
-    They are NaN for a target whose score is. Called by all processes.
+    They are NaN if the target's score is NaN. Called by all processes.
 
     Args:
-        scores: of B queries.
-        targets: rows of each query; other targets of the query count as any row.
-        exclude: rows that do not count for each query; a target may be among them, and is ranked among the rest.
+        scores: scores of B queries.
+        targets: rows of each query; a target is ranked among all rows, also the query's other targets.
+        exclude: rows that are left out for each query; a target may be one of them, and is ranked among the rest.
 
     Returns:
-        float64, 0 for the best. A target's own score and those of a chunk come from two products, whose rounding may
-        part scores that are equal.
+        float64, 0 for the best. A target's score and a chunk's come from two products, whose rounding can break ties.
     """
     pairs = scores.gather_pairs(targets)
     excluded = _excluded(scores, exclude)
@@ -95,7 +94,7 @@ def places(scores: CatalogScores, targets: Ids, exclude: Ids | None = None) -> T
 
 
 def places_among(s_VC: Tensor, target_V: Tensor) -> Tensor:
-    """The places of a target among other scores, [V, 2]; scores that are NaN come first, a target that is has none."""
+    """The places of a target among other scores, [V, 2]; NaN scores come before it; a NaN target has NaN places."""
     last_V = s_VC.shape[1] - (s_VC < target_V.unsqueeze(1)).sum(1)
     first_V = last_V - (s_VC == target_V.unsqueeze(1)).sum(1)
     places_V2 = torch.stack([first_V, last_V], dim=1).double()
@@ -104,14 +103,14 @@ def places_among(s_VC: Tensor, target_V: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class _Excluded:
-    """Rows of this process that do not count, by row, so that those of a chunk lie together."""
+    """Excluded rows of this process, sorted by row so that those of a chunk are adjacent."""
 
     row_X: Tensor
     """In the shard, ascending."""
     query_X: Tensor
 
     def of_queries(self, start: int, number: int) -> Self:
-        """Those of some queries, which are numbered from 0 anew."""
+        """The excluded rows of some queries, renumbered from 0."""
         (here,) = ((self.query_X >= start) & (self.query_X < start + number)).nonzero(as_tuple=True)
         return replace(self, row_X=self.row_X[here], query_X=self.query_X[here] - start)
 
@@ -133,7 +132,7 @@ def _excluded(scores: CatalogScores, ids: Ids | None) -> _Excluded:
 
 
 def _deal(part_GK: Tensor, counts: tuple[int, ...], own: int) -> Tensor:
-    """Sends each process what was found here for its queries: [W, B, K] of what all found for this process's."""
+    """Sends each process this one's results for its queries; returns all results for this process's, [W, B, K]."""
     received_WBK = part_GK.new_empty(len(counts), own, part_GK.shape[1])
     dist.all_to_all_single(received_WBK.flatten(0, 1), part_GK, [own] * len(counts), list(counts))
     return received_WBK

@@ -1,14 +1,14 @@
-"""Optimizers that FBGEMM has no kernel for, on the rows of the batch, under any sharding.
+"""Optimizers without an FBGEMM kernel, on the rows of the batch, under any sharding.
 
-FBGEMM looks the rows up; a hook cuts its backward off and catches the gradient of its output instead. The gradient of
-a row is the sum over the bags that hold it, which is a lookup again, with rows and bags exchanged. `step` gathers the
-touched rows and their state, applies a `RowRule` and scatters them back. Weights change in `step` alone, so lookups
-without a step (evaluation, an exception) cost nothing, and gradients of several backward passes add up.
+FBGEMM looks the rows up; a hook detaches its output and stores the gradient of the output. The gradient of a row is the
+sum over the bags that hold it: a lookup again, with rows and bags exchanged. `step` gathers the touched rows and their
+state, applies a `RowRule` and scatters them back. Only `step` changes weights, so lookups without a step (evaluation,
+an exception) cost nothing, and gradients of several backward passes add up.
 
-What it costs: on one CPU thread a step of lookup and update with Adam or FTRL takes 2.2 to 2.6 times as long as under
+Cost: on one CPU thread a step of lookup and update with Adam or FTRL takes 2.2 to 2.6 times as long as under
 FBGEMM's row-wise Adagrad, whose state is one number a row, and about as long as under its fused Adagrad
-(`benchmarks/row_optimizer.py`). Adam keeps two numbers a weight, FTRL two, and columns are filled up to a multiple of
-four: the weight of a linear model under FTRL takes 48 bytes.
+(`benchmarks/row_optimizer.py`). Adam and FTRL keep two numbers a weight, and columns are padded to a multiple of four:
+the weight of a linear model under FTRL takes 48 bytes.
 """
 
 from functools import partial
@@ -32,12 +32,13 @@ from dist_rec.embedding.updates import Fused
 class RowOptimizer(KeyedOptimizer):
     """Updates the tables that have a row rule or are tied to a catalog, and counts the steps of FBGEMM's Adam.
 
-    It owns no parameters: its state is put among that of TorchRec's fused optimizer of the same tables, under the
-    names of the fused form where there is one. So `model.fused_optimizer` saves, loads and reshards it and has the
-    learning rates, and a checkpoint of Adam on CPUs goes on on GPUs. Build it once, before the first training step.
+    It owns no parameters: its state is part of the state of TorchRec's fused optimizer of the same tables, under the
+    names of FBGEMM's form of the rule where there is one. So `model.fused_optimizer` saves, loads and reshards it and
+    has the learning rates, and a checkpoint of Adam on CPUs can be continued on GPUs. Build it once, before the first
+    training step.
 
     Args:
-        model: with sharded tables.
+        model: a model with sharded tables.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -56,7 +57,7 @@ class RowOptimizer(KeyedOptimizer):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:
-        """Applies the gradients since the last step; nothing where there was no backward pass."""
+        """Applies the gradients since the last step; does nothing without a backward pass."""
         for tables in self._tables:
             tables.step()
 
@@ -67,7 +68,7 @@ class RowOptimizer(KeyedOptimizer):
 
 
 class _RowTables:
-    """The tables of one FBGEMM kernel, one below the other as a matrix of R rows and D columns."""
+    """The tables of one FBGEMM kernel, concatenated to a matrix of R rows and D columns."""
 
     def __init__(self, kernel: Kernel, update: Rows, tied: list[tuple[int, ShardedCatalog]]) -> None:
         self._update, self._group = update, kernel.fused_optimizer.param_groups[0]
@@ -102,13 +103,13 @@ class _RowTables:
     def _receive(
         self, output: Tensor, indices: Tensor, offsets: Tensor, per_sample_weights: Tensor | None = None
     ) -> None:
-        """Takes the gradient of a lookup of F features.
+        """Stores the row gradients of a lookup of F features.
 
         Args:
-            output: float32 [B, F D], or [V, D] without pooling, with its gradient.
+            output: float32 [B, F D], or [V, D] without pooling; has its gradient.
             indices: rows of the features' tables, [V].
-            offsets: of the bags in `indices`, [F B + 1], features one after the other.
-            per_sample_weights: factors, [V].
+            offsets: bounds of the bags in `indices`, [F B + 1], features one after the other.
+            per_sample_weights: weights of the ids, [V].
         """
         assert output.grad is not None
         gradient, output.grad = output.grad, None
@@ -117,7 +118,7 @@ class _RowTables:
         lengths = offsets.diff()
         rows_V = indices + self._first_row_F.repeat_interleave(lengths.view(features, bags).sum(1))
         if self._is_pooled:
-            # Bag (f, b) got row (b, f) of the gradient.
+            # The gradient of bag (f, b) is row (b, f).
             place = torch.arange(bags * features, device=rows_V.device).view(bags, features).t().reshape(-1)
             place_V = place.repeat_interleave(lengths)
         else:
@@ -125,7 +126,6 @@ class _RowTables:
         self._gradients.append(row_gradients(rows_V, place_V, gradient.reshape(-1, dim), per_sample_weights))
 
     def step(self) -> None:
-        """See `RowOptimizer.step`."""
         for first_row, catalog in self._tied:
             if (gradient := catalog.take_tied_gradient()) is not None:
                 rows_U, gradient_UD = _by_row(gradient)
@@ -133,36 +133,32 @@ class _RowTables:
         if not self._gradients:
             return
         self._step += 1
-        rows_U, gradient_UD = _sum_by_row(self._gradients)
+        rows_U, gradient_UD = self._gradients[0]
+        if len(self._gradients) > 1:
+            rows_V, gradient_VD = (torch.cat(tensors) for tensors in zip(*self._gradients, strict=True))
+            rows_U, gradient_UD = row_gradients(rows_V, torch.arange(len(rows_V), device=rows_V.device), gradient_VD)
         self._gradients = []
         matrices = [self._weights_RD, *self._state]
         self._update.update(matrices, rows_U, gradient_UD, float(self._group["lr"]), int(self._step))
 
     def zero_grad(self) -> None:
-        """See `RowOptimizer.zero_grad`."""
         self._gradients = []
         for _, catalog in self._tied:
             catalog.take_tied_gradient()
 
 
 def _by_row(gradient: Tensor) -> tuple[Tensor, Tensor]:
+    """The rows of a dense or sparse gradient of a matrix, and their gradients."""
     if gradient.is_sparse:
         gradient = gradient.coalesce()
         return gradient.indices()[0], gradient.values()
     return torch.arange(len(gradient), device=gradient.device), gradient
 
 
-def _sum_by_row(parts: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    if len(parts) == 1:
-        return parts[0]
-    rows, gradients = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
-    return row_gradients(rows, torch.arange(len(rows), device=rows.device), gradients)
-
-
 class _AdamSteps:
-    """The step count of FBGEMM's fused Adam.
+    """The step count of FBGEMM's fused Adam, set before each lookup in training.
 
-    By itself it counts lookups, those of an evaluation too, and is not among what TorchRec saves.
+    FBGEMM itself counts lookups, also those of an evaluation, and TorchRec does not save this count.
     """
 
     def __init__(self, kernel: Kernel) -> None:
@@ -177,9 +173,8 @@ class _AdamSteps:
             self._looked_up = True
 
     def step(self) -> None:
-        """See `RowOptimizer.step`."""
         self._step += self._looked_up
         self._looked_up = False
 
     def zero_grad(self) -> None:
-        """See `RowOptimizer.zero_grad`; the fused update has been made already."""
+        """Does nothing: FBGEMM has applied the gradients in the backward pass."""

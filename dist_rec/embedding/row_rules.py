@@ -1,7 +1,7 @@
 """Update rules for the rows of a batch: pure functions of rows, their gradients and their state.
 
-Only rows that the batch looked up are touched ("lazy" updates): the moments of the others do not decay and L2 does not
-shrink them, unlike under `torch.optim.Adam` and its like, which move every row in every step.
+Only rows that the batch looked up are changed ("lazy" updates): moments of other rows do not decay and L2 does not
+shrink them, unlike under `torch.optim.Adam` and similar optimizers, which change every row in every step.
 
 Shapes: R rows of a matrix, U of them touched, D columns, V lookups.
 """
@@ -17,12 +17,12 @@ from torch.nn import functional
 
 from dist_rec.embedding.tables import TableSettings
 
-# Rows in a round of an update, so that gathered rows and temporaries stay in the cache.
+# Rows updated at a time, so that gathered rows and temporaries stay in the cache.
 CHUNK = 16384
 
 
 class RowRule(ABC):
-    """An element-wise update. An element whose weight, gradient and state are zero stays zero, so padding does."""
+    """An element-wise update that keeps padding zero: weight, gradient and state of zero give a weight of zero."""
 
     state: ClassVar[tuple[str, ...]]
     """Names of the state tensors; where FBGEMM has the rule, TorchRec's names for its state."""
@@ -38,9 +38,9 @@ class RowRule(ABC):
         Args:
             w_UD: weights of the rows.
             g_UD: their gradients; may be overwritten.
-            state: of the rows, in the order of `self.state`, each [U, D] (row-wise Adagrad's [U]).
+            state: state of the rows, in the order of `self.state`, each [U, D] (row-wise Adagrad's [U]).
             lr: learning rate of this step.
-            step: number of this step, from 1.
+            step: number of this step, which starts at 1.
         """
 
 
@@ -71,7 +71,7 @@ class Adagrad(RowRule):
 
 @dataclass(frozen=True)
 class RowWiseAdagrad(RowRule):
-    """Adagrad with one accumulator a row, as in FBGEMM: n ← n + mean(g²) over a shard's D columns, padding too."""
+    """Adagrad with one accumulator a row, as in FBGEMM: n ← n + mean(g²) over a shard's D columns with padding."""
 
     eps: float
     state = ("momentum1",)
@@ -91,8 +91,8 @@ class RowWiseAdagrad(RowRule):
 class Adam(RowRule):
     """Kingma and Ba 2015, algorithm 1, on the rows of the batch: "LazyAdam", as `torch.optim.SparseAdam`.
 
-    Moments of untouched rows keep their values; t of the bias correction is the global step, not a count of the row's
-    updates. FBGEMM's CUDA kernel computes the same:
+    Moments of other rows keep their values; t of the bias correction is the global step, not the number of updates of
+    the row. FBGEMM's CUDA kernel computes the same:
     m ← β₁m + (1 − β₁)g, v ← β₂v + (1 − β₂)g², w ← w − lr m/(1 − β₁ᵗ) / (√(v/(1 − β₂ᵗ)) + eps).
     """
 
@@ -114,11 +114,11 @@ class Adam(RowRule):
 class FTRL(RowRule):
     """FTRL-proximal: McMahan et al. 2013, "Ad Click Prediction: a View from the Trenches", algorithm 1; α is lr.
 
-    With Q = (β + √n)/α, the algorithm is z ← z + g − (Q' − Q)w, w ← −(z − sign(z)λ₁) / (Q' + λ₂), or 0 if |z| ≤ λ₁. It
-    implies z = −(Q + λ₂)w − sign(w)λ₁ wherever w ≠ 0, which is put in for z here: the same numbers while α is
-    constant, and for a scheduled α the proximal step of the new rate, where the algorithm as printed would scale all
-    that it has learnt by the change of α. Initial weights other than 0 are starting points likewise. g is the gradient
-    of the mean loss of the global batch; λ₁ and λ₂ are to be weighed against its sums over steps.
+    With Q = (β + √n)/α, the algorithm is z ← z + g − (Q' − Q)w, w ← −(z − sign(z)λ₁) / (Q' + λ₂), or 0 if |z| ≤ λ₁.
+    Where w ≠ 0 it implies z = −(Q + λ₂)w − sign(w)λ₁, which is computed in place of z here: the same numbers for a
+    constant α, the proximal step of the new rate for a scheduled α (the printed algorithm would scale the weights by
+    the change of α), and a valid start for initial weights other than 0. g is the gradient of the mean loss of the
+    global batch; the scale of λ₁ and λ₂ is that of its sum over steps.
     """
 
     l1: float
@@ -140,13 +140,13 @@ class FTRL(RowRule):
 def row_gradients(
     rows_V: Tensor, places_V: Tensor, gradient: Tensor, factors_V: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Sums of the gradients of what was looked up, by row.
+    """Gradients of the rows of a matrix: sums over the lookups of each row.
 
     Args:
-        rows_V: the row that each of V lookups read.
-        places_V: the row of `gradient` that it went to.
+        rows_V: row that each of V lookups read.
+        places_V: row of `gradient` that each lookup contributed to.
         gradient: [P, D].
-        factors_V: what it was multiplied by.
+        factors_V: factor of each lookup; None: 1.
 
     Returns:
         The different rows, ascending, [U], and their gradients, [U, D].
@@ -162,21 +162,21 @@ def row_gradients(
 
 @dataclass(frozen=True)
 class Rows:
-    """A rule with L2, which updates rows of a matrix and of its state."""
+    """A rule with L2 that updates rows of a matrix and of its state."""
 
     rule: RowRule
     weight_decay: float
-    """Times the weight is added to the gradient of each touched row."""
+    """L2: weight_decay times the weight is added to the gradient of each updated row."""
 
     def update(self, matrices: list[Tensor], rows_U: Tensor, gradient_UD: Tensor, lr: float, step: int) -> None:
         """Updates some rows.
 
         Args:
             matrices: weights [R, D] and the rule's state.
-            rows_U: different rows.
-            gradient_UD: overwritten.
+            rows_U: distinct rows.
+            gradient_UD: their gradients, which are overwritten.
             lr: learning rate of this step.
-            step: number of this step, from 1.
+            step: number of this step, which starts at 1.
         """
         for rows, gradient in zip(rows_U.split(CHUNK), gradient_UD.split(CHUNK), strict=True):
             touched = [matrix.index_select(0, rows) for matrix in matrices]
@@ -185,7 +185,7 @@ class Rows:
                 matrix.index_copy_(0, rows, updated)
 
     def update_all(self, matrices: list[Tensor], gradient_RD: Tensor, lr: float, step: int) -> None:
-        """Updates all rows; arguments as of `update`."""
+        """Updates all rows; for the arguments see `update`."""
         for *parts, gradient in zip(*(matrix.split(CHUNK) for matrix in (*matrices, gradient_RD)), strict=True):
             self._update(parts, gradient, lr, step)
 
@@ -197,19 +197,17 @@ class Rows:
 
 
 def row_update(settings: TableSettings) -> Rows:
-    """The rule and the L2 that the settings name."""
-    return Rows(_rule(settings), settings.weight_decay)
-
-
-def _rule(settings: TableSettings) -> RowRule:
+    """The row rule and the L2 of a table's settings."""
+    rule: RowRule
     match settings.optimizer:
         case "sgd":
-            return SGD()
+            rule = SGD()
         case "adagrad":
-            return Adagrad(settings.eps)
+            rule = Adagrad(settings.eps)
         case "rowwise_adagrad":
-            return RowWiseAdagrad(settings.eps)
+            rule = RowWiseAdagrad(settings.eps)
         case "adam":
-            return Adam(settings.beta1, settings.beta2, settings.eps)
+            rule = Adam(settings.beta1, settings.beta2, settings.eps)
         case "ftrl":
-            return FTRL(settings.l1, settings.l2, settings.beta)
+            rule = FTRL(settings.l1, settings.l2, settings.beta)
+    return Rows(rule, settings.weight_decay)

@@ -1,4 +1,4 @@
-"""Matrices cut by rows over the processes, outside of TorchRec's collections: their shards and their optimizer."""
+"""Row-sharded matrices outside of TorchRec's collections: their shards and their optimizer."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -24,11 +24,11 @@ from dist_rec.embedding.tables import EmbeddingTable
 
 @dataclass(frozen=True)
 class RowCut:
-    """How the rows of a matrix are dealt to the processes: contiguous shares, in the order of the ranks.
+    """The rows of a matrix, split over the processes in contiguous parts in the order of the ranks.
 
     Args:
-        spec: of the plan; the shares of some processes may be empty.
-        rank: this process's.
+        spec: the plan's sharding; a process's part may be empty.
+        rank: rank of this process.
     """
 
     spec: EnumerableShardingSpec
@@ -50,7 +50,7 @@ class RowCut:
         return own
 
     def whole(self, local: Tensor) -> ShardedTensor:
-        """The matrix, or the vector with one number a row, of which `local` is this process's part; a view on it."""
+        """The sharded tensor, [rows] or [rows, D], of which `local` is this process's part; shares its memory."""
         width = local.shape[1:]
         shards = [
             ShardMetadata(
@@ -71,17 +71,17 @@ def _rank(shard: ShardMetadata) -> int | None:
 
 
 class RowShardOptimizer(KeyedOptimizer):
-    """Updates the shards of a table's matrices by its row rule, from the gradients that autograd left on them.
+    """Updates the shards of a table's matrices by its row rule, from their gradients (`grad`).
 
-    A dense gradient updates all rows, a sparse one the rows that it names. Gradients are those of the sum of the
-    processes' losses; like DDP, `step` takes their mean. State is cut like the weights and saved under the names that
+    A dense gradient updates all rows, a sparse one only its rows. Gradients are those of the sum of the processes'
+    losses; like DDP, `step` takes their mean. State is sharded like the weights and saved under the names that
     `RowOptimizer` uses.
 
     Args:
-        table: its name and settings.
-        cut: how its rows are dealt.
-        weight: the local rows, [R, D]; None where they are another table's.
-        bias: one more weight a row, [R, 1], without weight decay.
+        table: name and settings.
+        cut: the rows of each process.
+        weight: the local rows, [R, D]; None if another table has them.
+        bias: one bias for each local row, [R, 1], without weight decay.
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class RowShardOptimizer(KeyedOptimizer):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:
-        """Applies the gradients since `zero_grad`; nothing where there are none."""
+        """Applies the gradients since `zero_grad`; does nothing without gradients."""
         for update in self._updates.values():
             update.step(lr=float(self.param_groups[0]["lr"]))
 
@@ -111,12 +111,9 @@ class RowShardOptimizer(KeyedOptimizer):
         for update in self._updates.values():
             update.parameter.grad = None
 
-    def init_state(self, sparse_grad_parameter_names: set[str] | None = None) -> None:
-        """Nothing to do: the state is there from the start."""
-
 
 class _Update:
-    """A matrix, its state and its step."""
+    """A matrix, its optimizer state and its number of steps."""
 
     def __init__(self, parameter: nn.Parameter, update: Rows) -> None:
         self.parameter, self._update = parameter, update
@@ -124,13 +121,13 @@ class _Update:
         self._step = torch.zeros((), dtype=torch.int64)
 
     def named_state(self, cut: RowCut) -> Iterator[tuple[str, Tensor | ShardedTensor]]:
-        """What a checkpoint holds."""
+        """The state that a checkpoint holds."""
         for name, state in zip(self._update.rule.state, self._state, strict=True):
             yield name, cut.whole(state)
         yield "step", self._step
 
     def step(self, lr: float) -> None:
-        """Uses the gradient up, if there is one."""
+        """Applies and drops the gradient, if there is one."""
         gradient, self.parameter.grad = self.parameter.grad, None
         if gradient is None:
             return

@@ -1,9 +1,9 @@
-"""Scores of queries against the rows of a row-sharded table, s = q·w + b, of which no process holds the matrix.
+"""Scores of queries against the rows of a row-sharded table, s = q·w + b; no process holds the matrix of scores.
 
-The queries of all processes meet the rows of each: a loss over all rows costs a gathering of the queries, and numbers
-a query to put the processes' parts together. Like `Objective`'s, a process's loss is that of its own queries, and
-gradients are those of the sum of all processes' losses: exact for the queries; of the rows, the optimizer of the
-shards takes the mean over processes, as DDP does.
+Each process scores the queries of all processes against its own rows: a loss over all rows gathers the queries and
+reduces a few numbers a query over processes. As in `Objective`, a process's loss is that of its own queries, and
+gradients are those of the sum of all processes' losses. They are exact for the queries; for the rows, the optimizer of
+the shards takes the mean over processes, as DDP does.
 
 Shapes: B queries of this process, G of all processes, D dimension, R rows of this process, C rows of a chunk, V
 pairs of a query and a row, S rows that meet all queries.
@@ -34,18 +34,18 @@ CHUNK = 1 << 22
 
 
 class Reduction(NamedTuple):
-    """A number for each query from its scores of all rows."""
+    """A reduction of each query's scores of all rows to one number."""
 
     of_rows: Callable[[Tensor], Tensor]
-    """Of the rows of a chunk: [G, C] → [G]."""
+    """Result for the rows of a chunk: [G, C] → [G]."""
     empty: float
-    """Of no rows."""
+    """Result for no rows."""
     together: Callable[[Tensor, Tensor], Tensor]
-    """Of two sets of rows."""
+    """Result for two sets of rows, from the result of each."""
     over_processes: Callable[[Tensor], Tensor]
-    """Of the rows of all processes."""
+    """Result for the rows of all processes, from that of each process."""
     slope: Callable[[Tensor, Tensor], Tensor]
-    """Its derivative by the scores: of [G, C] and the result of this process's rows, [G]; may overwrite the scores."""
+    """Derivative by the scores: from [G, C] and the result of this process's rows, [G]; may overwrite the scores."""
 
 
 LOGSUMEXP = Reduction(
@@ -80,10 +80,10 @@ class TableShard:
     bias: Tensor | None
     """[R, 1]."""
     start: int
-    """Number of the first of them in the table."""
+    """Number of the first of these rows in the table."""
 
     def chunks(self, queries_GD: Tensor, rows: int) -> Iterator[tuple[slice, Tensor]]:
-        """Scores of so many rows at a time: where they are in the shard, and [G, C], free to be overwritten."""
+        """Scores of `rows` rows at a time: their slice of the shard, and scores [G, C], which may be overwritten."""
         for start in range(0, len(self.weight), rows):
             chunk = slice(start, min(start + rows, len(self.weight)))
             if self.bias is None:
@@ -92,11 +92,11 @@ class TableShard:
                 yield chunk, torch.addmm(self.bias[chunk].t(), queries_GD, self.weight[chunk].t())
 
     def holds(self, ids_V: Tensor) -> Tensor:
-        """Which rows of the table lie in the shard, bool [V]."""
+        """Whether rows of the table are in the shard, bool [V]."""
         return (ids_V >= self.start) & (ids_V < self.start + len(self.weight))
 
     def lookup(self, ids_V: Tensor) -> tuple[Tensor, Tensor]:
-        """Weights [V, D] and biases [V, 1] (0 without) of rows that lie in the shard; their gradients are sparse."""
+        """Weights [V, D] and biases [V, 1] (0 if there are none) of rows in the shard; their gradients are sparse."""
         rows_V = ids_V - self.start if self.start else ids_V
         weight_VD = functional.embedding(rows_V, self.weight, sparse=True)
         if self.bias is None:
@@ -105,7 +105,7 @@ class TableShard:
 
 
 class _OverShard(torch.autograd.Function):
-    """A reduction over the rows of a shard, chunk by chunk; the backward pass computes the scores again."""
+    """A reduction over the rows of a shard, chunk by chunk; the backward pass recomputes the scores."""
 
     @staticmethod
     def forward(
@@ -134,20 +134,20 @@ class _OverShard(torch.autograd.Function):
 
 
 def rows_at_once(queries: int, numbers: int) -> int:
-    """How many rows to score at a time, so that a chunk of the matrix of scores holds so many numbers."""
+    """Number of rows to score at a time for a chunk of the matrix of scores with `numbers` numbers."""
     return max(1, numbers // max(1, queries))
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """Queries and rows of all processes that belong together."""
+    """Pairs of a query and a row, of all processes."""
 
     query_V: Tensor
-    """Number of the query among all processes'."""
+    """Number of the query among those of all processes."""
     id_V: Tensor
     """Row of the table."""
     gathered: Gathered
-    """Says which are this process's."""
+    """The gathered pairs, whose `own` selects those of this process."""
 
 
 class CatalogScores:
@@ -170,30 +170,30 @@ class CatalogScores:
 
     @cached_property
     def queries(self) -> Gathered:
-        """Those of all processes, [G, D]."""
+        """Queries of all processes, [G, D]."""
         return gather_over_processes(self.queries_BD)
 
     @cached_property
     def table_rows(self) -> Tensor:
-        """Rows of the whole table, int64 []."""
+        """Number of rows of the whole table, int64 []."""
         return sum_over_processes(torch.tensor(len(self.shard.weight), device=self.queries_BD.device))
 
     def over_rows(self, reduction: Reduction) -> Tensor:
-        """A reduction of each query's scores of all rows, [B]; in chunks of bounded size, forward and backward."""
+        """A reduction over each query's scores of all rows, [B]; in chunks of bounded size, forward and backward."""
         total_G = _OverShard.apply(reduction, self.queries.rows, self.shard.weight, self.shard.bias)
         return self.queries.own(reduction.over_processes(total_G))
 
     def of_pairs(self, ids: Ids) -> Tensor:
-        """Scores of the rows that are named for each query, [V]; computed where the rows are.
+        """Scores of given rows for each query, [V]; each is computed on the process of the row.
 
         Args:
-            ids: rows of the table for each of the B queries.
+            ids: rows of the table for each of B queries.
         """
         pairs = self.gather_pairs(ids)
         return pairs.gathered.own(self.of_gathered(pairs))
 
     def predict(self, ids: Ids) -> Tensor:
-        """Predictions of the rows that are named for each query, in the unit of their weights, [V]."""
+        """Predictions of given rows for each query, in the unit of their weights, [V]."""
         return self.of_pairs(ids) if self.prediction is None else self.prediction(self, ids)
 
     def of_gathered(self, pairs: Pairs) -> Tensor:
@@ -203,16 +203,16 @@ class CatalogScores:
         return sum_over_processes(score_U.new_zeros(len(pairs.id_V)).index_copy(0, here_U, score_U))
 
     def _here(self, pairs: Pairs) -> tuple[Tensor, QueryRows]:
-        """Which of the pairs meet in this process's rows, and they."""
+        """Positions of the pairs whose row is on this process, and these pairs."""
         (here_U,) = self.shard.holds(pairs.id_V).nonzero(as_tuple=True)
         row_U = pairs.id_V[here_U] - self.shard.start
         return here_U, QueryRows(pairs.query_V[here_U], row_U, len(self.queries.rows))
 
     def of_rows(self, ids_S: Tensor) -> Tensor:
-        """Scores of rows that are the same for all queries, [B, S]; the rows come here, S × D numbers.
+        """Scores of rows that are the same for all queries, [B, S]; every process receives the rows, S × D numbers.
 
         Args:
-            ids_S: rows of the table, the same on all processes; may repeat.
+            ids_S: rows of the table, equal on all processes; may repeat.
         """
         if alone():
             weight_SD, bias_S1 = self.shard.lookup(ids_S)
@@ -223,11 +223,11 @@ class CatalogScores:
         return torch.addmm(row_SE[:, -1], self.queries_BD, row_SE[:, :-1].t())
 
     def pooled(self, ids: Ids) -> Tensor:
-        """Sum of the weights of the rows that are named for each query, [B, D]; `ids` as of `of_pairs`."""
+        """Sum of the weights of given rows for each query, [B, D]; for `ids` see `of_pairs`."""
         return self._sum_by_query(ids, self.shard.weight)
 
     def pooled_biases(self, ids: Ids) -> Tensor:
-        """Sum of their biases, [B]."""
+        """Sum of the biases of given rows for each query, [B]."""
         assert self.shard.bias is not None
         return self._sum_by_query(ids, self.shard.bias).squeeze(1)
 
@@ -236,7 +236,7 @@ class CatalogScores:
         return self.queries.own(sum_over_processes(sum_rows(here, rows_RD)))
 
     def query_of(self, ids: Ids) -> Tensor:
-        """The query, among this process's, that each of V ids belongs to."""
+        """The query of each of V ids, numbered on this process."""
         queries_B = torch.arange(len(self), device=ids.lengths.device)
         return queries_B.repeat_interleave(ids.lengths, output_size=len(ids.values))
 

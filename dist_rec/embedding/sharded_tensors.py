@@ -1,4 +1,4 @@
-"""Tensors that lie in parts on several processes: put together, and taken apart."""
+"""Sharded tensors: built from local shards, and split into them."""
 
 from typing import NamedTuple
 
@@ -7,7 +7,7 @@ from torchrec.distributed.types import Shard, ShardedTensor, ShardedTensorMetada
 
 
 class Part(NamedTuple):
-    """What this process holds of a tensor, from (row, column) on."""
+    """A part of a tensor on this process, which starts at (row, column)."""
 
     tensor: Tensor
     row: int
@@ -15,13 +15,13 @@ class Part(NamedTuple):
 
 
 def parts(value: Tensor | ShardedTensor) -> list[Part]:
-    """Those of a sharded tensor; of another one the whole."""
+    """The parts of a sharded tensor on this process; another tensor is one part."""
     if not isinstance(value, ShardedTensor):
         return [Part(value, 0, 0)]
     return [Part(shard.tensor, *(*shard.metadata.shard_offsets, 0)[:2]) for shard in value.local_shards()]
 
 
 def put_together(own: list[Shard], metadata: ShardedTensorMetadata, like: ShardedTensor | None = None) -> ShardedTensor:
-    """A view on this process's shards as a tensor of all processes, or of those of the tensor that it is like."""
+    """A sharded tensor on this process's shards, of all processes or of the process group of `like`; shares memory."""
     group = None if like is None else like._process_group
     return ShardedTensor._init_from_local_shards_and_global_metadata(own, metadata, process_group=group)

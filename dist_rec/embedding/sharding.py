@@ -1,7 +1,7 @@
-"""Splits the embedding layer over processes: the plan, fused optimizers, initial weights.
+"""Shards the embedding layer over processes: the plan, fused optimizers, initial weights.
 
-On CPUs the plan is explicit, since TorchRec's planner refuses row-wise sharding there; on GPUs the planner places the
-tables that are left to it ("auto").
+On CPUs the plan is explicit, since TorchRec's planner refuses row-wise sharding there; on GPUs the planner decides for
+the tables with sharding "auto".
 """
 
 from typing import Any
@@ -42,7 +42,7 @@ from dist_rec.embedding.sharded_tensors import parts
 from dist_rec.embedding.tables import DIM_MULTIPLE, EmbeddingTable, Sharding
 from dist_rec.embedding.updates import Replicated, ResolvedTable, resolve_table
 
-# The loader has checked every id, and names the row of a wrong one; FBGEMM's check costs 3 % of a DeepFM's step.
+# The loader has checked every id and names the row of a wrong one; FBGEMM's check would cost 3 % of a DeepFM's step.
 CHECKED = {"bounds_check_mode": BoundsCheckMode.NONE}
 LOOKUP_SHARDERS: list[ModuleSharder[nn.Module]] = [
     EmbeddingBagCollectionSharder(fused_params=dict(CHECKED)),
@@ -62,11 +62,11 @@ def shard(
     """Shards the tables of `layer` and the catalogs of `model`, and wraps the rest of the model in DDP.
 
     Args:
-        model: the whole model; its dense parameters are on the device, tables and catalogs on meta.
+        model: the whole model; its dense parameters are on the device, tables and catalogs on the meta device.
         layer: its embedding layer.
-        tables: what the layer was built from.
-        process: this one.
-        seed: of the initial weights.
+        tables: the tables of the layer.
+        process: this process.
+        seed: seed of the initial weights.
 
     Raises:
         UserError: if a table cannot be sharded as configured.
@@ -79,7 +79,7 @@ def shard(
             update_class, arguments = fused_optimizer(table, update)
             apply_optimizer_in_backward(update_class, [parameters[name]], arguments)
     plan = _plan(model, resolved, process)
-    # Alone, DDP would copy gradients to its buckets and back for nobody.
+    # On one process DDP would copy gradients to its buckets and back for nothing.
     sharded = DistributedModelParallel(
         model, device=process.device, plan=plan, sharders=SHARDERS, init_data_parallel=process.world > 1
     )
@@ -120,10 +120,10 @@ def _plan(model: nn.Module, tables: dict[TableName, ResolvedTable], process: Pro
 
 
 def place(tables: tuple[EmbeddingTable, ...], world: int) -> dict[TableName, int]:
-    """Owner of each table: the large ones first, each to the process with the fewest columns to look up.
+    """Owner of each table: large tables first, each to the process with the fewest columns to look up.
 
-    Columns looked up for a row are what a step costs (lookup, exchange); dealing the large tables first spreads the
-    bytes as well.
+    The columns looked up for a row determine the cost of a step (lookup, exchange); placing large tables first
+    balances the bytes as well.
     """
     columns, held = [0] * world, [0] * world
     owners = {}
@@ -150,7 +150,10 @@ def _generator(resolved: ResolvedTable, owner: int, process: Process) -> Paramet
             return table_row_wise(host_index=node)
         case "grid":
             if nodes > 1 and column_parts(table.padded_dim, nodes) != nodes:
-                raise UserError(f"table '{table.name}': {table.padded_dim} columns cannot be cut for {nodes} nodes")
+                raise UserError(
+                    f"table '{table.name}': grid cannot split {table.padded_dim} columns over {nodes} nodes; "
+                    "choose another sharding"
+                )
             return grid_shard(host_indexes=list(range(nodes)))
         case "data_parallel":
             return data_parallel()
@@ -159,18 +162,18 @@ def _generator(resolved: ResolvedTable, owner: int, process: Process) -> Paramet
 
 
 def column_parts(columns: int, most: int) -> int:
-    """The largest number of equal column shards, at most `most`, whose widths are multiples of four."""
+    """The largest number of column shards, at most `most`, of equal widths that are multiples of four."""
     return max(parts for parts in range(1, most + 1) if columns % (parts * DIM_MULTIPLE) == 0)
 
 
 def _planned(model: nn.Module, tables: dict[TableName, ResolvedTable], process: Process) -> ShardingPlan:
     constraints = {}
     for name, table in tables.items():
-        # Replicas have optimizers of their own, so they are chosen before there is a plan.
+        # Replicated tables have other optimizers, so data_parallel is chosen before planning.
         open_to = PLANNED if table.sharding == "auto" else (table.sharding,)
         constraints[str(name)] = ParameterConstraints(
             sharding_types=[ShardingType.GRID_SHARD.value if kind == "grid" else kind for kind in open_to],
-            # Row rules write to the weights where they are, so these may not hide behind a cache.
+            # Row rules write to the weights directly, so these may not be behind a cache.
             compute_kernels=["fused"] if isinstance(table.update, Rows) else None,
         )
     topology = Topology(
@@ -182,7 +185,7 @@ def _planned(model: nn.Module, tables: dict[TableName, ResolvedTable], process: 
 
 
 def plan_table(model: DistributedModelParallel, world: int) -> PrintedTable:
-    """The plan for people: how each table is cut, and the bytes of weights that each process holds."""
+    """The plan to print: the sharding of each table, and the size of the weights on each process."""
     printed = PrintedTable(title="Embedding tables", title_justify="left")
     for heading in ("table", "rows", "dim", "sharding", "processes"):
         printed.add_column(heading, justify="right" if heading in ("rows", "dim") else "left")

@@ -24,10 +24,10 @@ DIM_MULTIPLE = 4
 
 
 class TableSettings(Config):
-    """How a table starts, learns and is split."""
+    """Initial weights, optimizer and sharding of a table."""
 
     optimizer: OptimizerName = "rowwise_adagrad"
-    """Update rule; only the rows of the batch are read and written, whatever the rule."""
+    """Update rule; every rule reads and writes only the rows of the batch."""
     lr: float = Field(0.02, gt=0)
     """Learning rate; α of FTRL."""
     eps: float = Field(1e-8, gt=0)
@@ -37,38 +37,38 @@ class TableSettings(Config):
     beta2: float = Field(0.999, ge=0, lt=1)
     """Decay of Adam's second moment."""
     l1: float = Field(0.0, ge=0)
-    """λ₁ of FTRL: weights whose gradients' sum stays below it are 0."""
+    """λ₁ of FTRL: a weight is 0 as long as the sum of its gradients is below it."""
     l2: float = Field(0.0, ge=0)
-    """λ₂ of FTRL: pulls the weights to 0, once and not in every step."""
+    """λ₂ of FTRL: L2 penalty, which FTRL adds once and not in every step."""
     beta: float = Field(1.0, gt=0)
     """β of FTRL: the rate of an element is lr / (beta + √(sum of its squared gradients))."""
     weight_decay: float = Field(0.0, ge=0)
-    """Times the weight is added to the gradient (L2) of the rows of the batch only: a rare row is decayed rarely, where
-    decay of the whole table would draw it to 0 between its appearances."""
+    """L2: weight_decay times the weight is added to the gradients of the rows of the batch only. A rare row is decayed
+    rarely; decay of the whole table would shrink it to 0 between its occurrences."""
     init: float = Field(0.01, ge=0)
     """Initial weights are uniform in [-init, init]; FTRL's paper starts from 0."""
     sharding: Sharding = "auto"
-    """How tables are split over processes; "auto" asks TorchRec's planner on GPUs and is "table_wise" on CPUs."""
+    """How a table is split over processes; "auto" is TorchRec's choice on GPUs and "table_wise" on CPUs."""
 
 
 class EmbeddingConfig(TableSettings):
-    """The sharded embedding layer: settings of all tables, and of some."""
+    """Settings of the sharded embedding layer: for all tables, and for single lookups and tables."""
 
     lookups: dict[str, TableSettings] = {}
-    """Settings of a head's lookup that differ from the others', by its name."""
+    """Settings by the name of a head's lookup or catalog; they override those for all tables."""
     tables: dict[str, TableSettings] = {}
-    """Settings by table name, as the plan prints them (`lookup/table`) or the data's name for all lookups."""
+    """Settings by table name, `lookup/table` as in the printed plan or the data's `table` for all lookups."""
 
     @field_serializer("lookups", "tables")
     def _only_what_differs(self, settings: dict[str, TableSettings]) -> dict[str, dict[str, Any]]:
         return {name: own.model_dump(exclude_unset=True) for name, own in settings.items()}
 
     def settings(self, table: TableName, init: float | None = None) -> TableSettings:
-        """Settings of a table: its own come before those of the data's table, the lookup, the head and all tables.
+        """Settings of a table: its own override those of the data's table, the lookup, the head and all tables.
 
         Args:
-            table: its name.
-            init: what the head asks for.
+            table: name of the table.
+            init: the head's request.
         """
         values = {name: getattr(self, name) for name in TableSettings.model_fields}
         if init is not None:
@@ -86,14 +86,14 @@ class EmbeddingTable:
     name: TableName
     rows: int
     dim: int
-    """Columns that the head asked for."""
+    """Columns that the head requests."""
     padded_dim: int
     features: tuple[str, ...]
     pooling: Literal["sum", "mean", "sqrtn", "none"]
     weighted: bool
     settings: TableSettings
     tied: bool = False
-    """Whether a catalog scores against it too: it is cut by rows then, and updated by a row rule."""
+    """Whether a catalog shares its weights; it is then sharded by rows and updated by a row rule."""
 
     @property
     def bytes(self) -> int:
@@ -103,8 +103,8 @@ class EmbeddingTable:
     def initial_rows(self, seed: int, start: int, stop: int) -> NDArray[np.float32]:
         """Initial weights of rows [start, stop), [stop - start, padded_dim].
 
-        A pure function of the seed, the table's name and the row: the same whatever the number of processes and the
-        sharding. Padding columns are zero, so they stay zero.
+        They depend only on the seed, the table's name and the row, not on the number of processes or the sharding.
+        Padding columns are zero, and updates keep them zero.
         """
         parts = []
         for chunk in range(start // INIT_ROWS, -(-stop // INIT_ROWS)):
@@ -131,13 +131,13 @@ def embedding_tables(
     config: EmbeddingConfig,
     catalogs: tuple[Catalog, ...] = (),
 ) -> tuple[EmbeddingTable, ...]:
-    """The tables behind a head's lookups: one for each lookup and each table of ids that its features index.
+    """The tables of a head's lookups: one for each lookup and each table of ids that its features index.
 
     Args:
         lookups: the head's requests.
         manifest: the data's tables.
-        config: settings of the tables.
-        catalogs: its requests for outputs, which `config` may name as well; their tables are `catalog_table`'s.
+        config: settings of the tables and of the catalogs.
+        catalogs: the head's requests for catalogs, whose tables `catalog_table` makes.
 
     Raises:
         UserError: if a feature is not an id column, or `embedding.lookups` or `embedding.tables` has an unknown name.
@@ -148,7 +148,7 @@ def embedding_tables(
     ]
     requests = [*(lookup.name for lookup in lookups), *(catalog.name for catalog in catalogs)]
     if twice := next((name for name in requests if requests.count(name) > 1), None):
-        raise UserError(f"the head asks for two lookups or catalogs named {twice!r}")
+        raise UserError(f"the head requests two lookups or catalogs named {twice!r}; rename one of them")
     _check_names("lookup", set(config.lookups), set(requests))
     names = [table.name for table in (*tables, *(catalog_table(catalog, manifest, config) for catalog in catalogs))]
     _check_names("table", set(config.tables), {*map(str, names), *(name.table for name in names)})
@@ -156,7 +156,7 @@ def embedding_tables(
 
 
 def catalog_table(catalog: Catalog, manifest: Manifest, config: EmbeddingConfig) -> EmbeddingTable:
-    """The table behind a head's catalog; raises UserError if its feature is not an id column."""
+    """The table of a head's catalog; raises UserError if its feature is not an id column."""
     rows = manifest.rows_of(catalog.feature)
     name = TableName(catalog.name, manifest.table_of(catalog.feature))
     settings = config.settings(name, catalog.init)
@@ -164,7 +164,7 @@ def catalog_table(catalog: Catalog, manifest: Manifest, config: EmbeddingConfig)
 
 
 def _tied_table(catalog: Catalog, lookups: tuple[Lookup, ...], manifest: Manifest) -> TableName:
-    """The lookup's table that a catalog scores against."""
+    """The lookup's table whose weights a catalog shares."""
     ids = manifest.table_of(catalog.feature)
     for lookup in lookups:
         tables = [manifest.table_of(feature) for feature in lookup.features]
@@ -186,9 +186,9 @@ def _tables_of(lookup: Lookup, manifest: Manifest, config: EmbeddingConfig) -> l
         column = manifest.column(feature)
         features.setdefault((manifest.table_of(feature), column.weights is not None), []).append(feature)
         if lookup.dropout and column.weights is None:
-            raise UserError(f"lookup {lookup.name!r} drops ids of weighted bags alone; {feature!r} has no weights")
+            raise UserError(f"lookup {lookup.name!r}: dropout needs weighted bags, but {feature!r} has no weights")
     if len({table for table, _ in features}) < len(features):
-        raise UserError(f"lookup {lookup.name!r}: weighted and unweighted features share a table")
+        raise UserError(f"lookup {lookup.name!r}: weighted and unweighted features share a table; request two lookups")
     tables = []
     for (table, weighted), names in features.items():
         name, rows = TableName(lookup.name, table), manifest.tables[table].rows

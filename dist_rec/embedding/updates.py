@@ -1,4 +1,4 @@
-"""What a lookup's table becomes on the devices of a run: how it is cut and what updates it, decided once."""
+"""Sharding and update of a lookup's table on the devices of a run, decided once."""
 
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
@@ -17,12 +17,12 @@ OPTIMIZERS: dict[type[RowRule], type[Optimizer]] = {
     RowWiseAdagrad: optim.RowWiseAdagrad,
     Adam: optim.Adam,
 }
-"""By which TorchRec knows FBGEMM's form of a rule; their arguments are the rule's fields and the learning rate."""
+"""TorchRec's names of FBGEMM's form of each rule; arguments are the rule's fields and the learning rate."""
 
 
 @dataclass(frozen=True)
 class Fused:
-    """Updated by FBGEMM in the backward pass: its form of an optimizer, with these arguments."""
+    """An update by FBGEMM in the backward pass: its form of the optimizer, with these arguments."""
 
     optimizer: type[Optimizer]
     arguments: dict[str, Any]
@@ -30,7 +30,7 @@ class Fused:
 
 @dataclass(frozen=True)
 class Replicated:
-    """A copy on every process, updated by the optimizer itself from a gradient that DDP has averaged."""
+    """An update of a copy on every process by the optimizer itself, from a gradient that DDP has averaged."""
 
     optimizer: type[Optimizer]
     arguments: dict[str, Any]
@@ -40,7 +40,7 @@ Update: TypeAlias = Fused | Rows | Replicated
 
 
 class ResolvedTable(NamedTuple):
-    """A table, how it is cut ("auto" is left to TorchRec's planner) and what updates it."""
+    """A table, its sharding ("auto" is left to TorchRec's planner) and its update."""
 
     table: EmbeddingTable
     sharding: Sharding
@@ -48,11 +48,11 @@ class ResolvedTable(NamedTuple):
 
 
 def resolve_table(table: EmbeddingTable, device: torch.device) -> ResolvedTable:
-    """Decides; raises UserError if the table cannot be cut or updated as configured.
+    """Sharding and update of a table; raises UserError if it cannot be sharded or updated as configured.
 
-    It is fused wherever FBGEMM has a kernel. It has none for FTRL, on CPUs none for Adam, and L2 only in its CUDA
-    kernel of row-wise Adagrad (the weight decay of its Adam is the decoupled one), so that all tables with L2 are
-    updated by row rules. So are those tied to a catalog, whose gradients come from there as well.
+    The update is fused wherever FBGEMM has a kernel. It has none for FTRL, on CPUs none for Adam, and L2 only in its
+    CUDA kernel of row-wise Adagrad (the weight decay of its Adam is decoupled), so all tables with L2 are updated by
+    row rules. So are tables tied to a catalog, which adds to their gradients.
     """
     settings, sharding, rows = table.settings, _sharding(table, device), row_update(table.settings)
     no_kernel = settings.optimizer == "ftrl" or (settings.optimizer == "adam" and device.type == "cpu")
@@ -67,7 +67,7 @@ def _sharding(table: EmbeddingTable, device: torch.device) -> Sharding:
     if table.tied:
         if sharding not in ("auto", "row_wise"):
             raise UserError(
-                f"table '{table.name}': a catalog is tied to it, so it is cut by rows; remove sharding={sharding!r}"
+                f"table '{table.name}': a catalog is tied to it, which needs row_wise; remove sharding={sharding!r}"
             )
         return "row_wise"
     if sharding == "auto" and device.type == "cpu":
@@ -75,7 +75,7 @@ def _sharding(table: EmbeddingTable, device: torch.device) -> Sharding:
     if sharding == "data_parallel" and (settings.optimizer in ("adam", "ftrl") or settings.weight_decay):
         raise UserError(
             f"table '{table.name}': data_parallel takes sgd, adagrad and rowwise_adagrad without weight_decay, since "
-            "others would move rows that are not in the batch; choose another optimizer or sharding"
+            "other updates would change rows outside of the batch; choose another optimizer or sharding"
         )
     if sharding == "data_parallel" and table.pooling == "none" and device.type == "cpu":
         raise UserError(f"table '{table.name}': FBGEMM has no data_parallel sequences on CPUs; choose table_wise")

@@ -1,6 +1,6 @@
 """AutoInt: Song et al. 2019, "Automatic Feature Interaction Learning via Self-Attentive Neural Networks" (eq. 5 to 9).
 
-With hidden layers it is AutoInt+, which adds an MLP's score (section 5.5 of the paper).
+With hidden layers it is AutoInt+, which adds the score of an MLP (section 5.5 of the paper).
 """
 
 from pydantic import Field, PositiveInt
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from dist_rec.core import config, head
 from dist_rec.core.schema import Manifest
-from dist_rec.nn.fields import Fields, id_features
+from dist_rec.nn.fields import FieldsHead
 from dist_rec.nn.mlp import MLP
 
 
@@ -34,7 +34,7 @@ class Interaction(nn.Module):
         return (weights_BHFF @ v_BHFW + shortcut_BHFW).relu().transpose(1, 2).flatten(2)
 
 
-class AutoInt(head.Head):
+class AutoInt(FieldsHead):
     """Self-attention between fields, and an MLP."""
 
     class Config(config.Config):
@@ -49,18 +49,12 @@ class AutoInt(head.Head):
         width: int = Field(16, gt=0)
         """Dimension of a head."""
         hidden: tuple[PositiveInt, ...] = ()
-        """Hidden layers of the MLP; none leaves it out."""
+        """Hidden layers of the MLP; without any there is no MLP."""
         dropout: float = Field(0.0, ge=0, lt=1)
-        """Of the MLP's hidden units."""
-
-    @classmethod
-    def lookups(cls, config: Config, manifest: Manifest) -> tuple[head.Lookup, ...]:
-        """One vector for each id."""
-        return (head.Lookup("factors", id_features(manifest), config.dim),)
+        """Dropout probability of the MLP's hidden units."""
 
     def __init__(self, config: Config, manifest: Manifest) -> None:
         super().__init__(config, manifest)
-        self.fields = Fields(manifest, len(id_features(manifest)), config.dim)
         fields, width = self.fields.count, config.heads * config.width
         sizes = (config.dim, *[width] * (config.layers - 1))
         self.interactions = nn.Sequential(*[Interaction(size, config.heads, config.width) for size in sizes])

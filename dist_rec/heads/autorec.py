@@ -1,11 +1,11 @@
 """AutoRec: Sedhain et al. 2015, "AutoRec: Autoencoders Meet Collaborative Filtering" (equations 1 and 2).
 
-A row of the data has all ratings r of an item (I-AutoRec; `dist-rec prepare ratings --layout items`) or of a user
-(U-AutoRec; `--layout users`) and is rebuilt as h(r) = f(W g(V r + μ) + b) from those that are known; only they count in
-the loss. V is the lookup, W and b are the catalog. Ratings leave the model in their own unit: with f the identity,
-W and b give what is above the mean rating of training, and a sigmoid goes from the smallest rating to the largest.
+A row of the data has the known ratings r of an item (I-AutoRec; `dist-rec prepare ratings --layout items`) or of a user
+(U-AutoRec; `--layout users`). It is reconstructed as h(r) = f(W g(V r + μ) + b), and only known ratings enter the loss.
+V is the lookup, W and b are the catalog. Predictions are in the unit of the ratings: with f the identity they are
+offsets from the mean training rating, with a sigmoid they range from the smallest rating to the largest.
 
-λ of the paper, beside its sum over n rows, is `embedding.weight_decay` = λ / n beside the mean over rows.
+The paper adds λ to a sum over n rows; here the loss is a mean over rows, so its λ is `embedding.weight_decay` = λ / n.
 
 Shapes: B rows, D hidden units, V known ratings of all of them.
 """
@@ -25,15 +25,15 @@ Activation = Literal["identity", "sigmoid"]
 
 
 class AutoRec(head.CatalogHead):
-    """One hidden layer between the known ratings and all ratings."""
+    """An autoencoder with one hidden layer, from the known ratings to all ratings."""
 
     class Config(config.Config):
         """Sizes and activations."""
 
         history: str = "history"
-        """Weighted bag of the known ratings."""
+        """Column of the known ratings, a weighted bag."""
         target: str = "target"
-        """Weighted bag of the ratings to rebuild; in training the same."""
+        """Column of the ratings to predict, a weighted bag; in training the known ratings."""
         hidden: int = Field(500, gt=0)
         """Hidden units, D."""
         f: Activation = "identity"
@@ -43,18 +43,18 @@ class AutoRec(head.CatalogHead):
 
     @classmethod
     def lookups(cls, config: Config, manifest: Manifest) -> tuple[head.Lookup, ...]:
-        """V."""
+        """The encoder's weights, V."""
         for name in (config.history, config.target):
             if manifest.column(name).weights is None:
                 raise UserError(
-                    f"column {name!r} holds no ratings; `dist-rec prepare ratings --layout items` or `users` makes "
-                    "weighted bags of them"
+                    f"column {name!r} holds no ratings; prepare the data with "
+                    "`dist-rec prepare ratings --layout items` or `--layout users`"
                 )
         return (head.Lookup("encoder", (config.history,), config.hidden),)
 
     @classmethod
     def catalog(cls, config: Config, manifest: Manifest) -> head.Catalog:
-        """W and b."""
+        """The decoder's weights, W, and biases, b."""
         return head.Catalog("decoder", config.target, config.hidden)
 
     def __init__(self, config: Config, manifest: Manifest) -> None:
@@ -77,12 +77,14 @@ def _activate(activation: Activation, x: Tensor) -> Tensor:
 
 
 def _scale(f: Activation, manifest: Manifest) -> tuple[float, float]:
-    """The rating at which f gives 0, and how far it is from there to 1."""
+    """The rating for which f is 0, and the difference from it to the rating for which f is 1."""
     labels = manifest.transform.get("labels")
     if labels is None:
-        raise UserError("head 'autorec' needs the range of the ratings, which `dist-rec prepare ratings` finds out")
+        raise UserError(
+            "head 'autorec' needs the range of the ratings, but the data has none; use `dist-rec prepare ratings`"
+        )
     if f == "identity":
         return labels["mean"], 1.0
     if labels["max"] <= labels["min"]:
-        raise UserError(f"all ratings are {labels['min']}: head.f = 'sigmoid' needs a range, take 'identity'")
+        raise UserError(f"head.f = 'sigmoid' needs a range, but all ratings are {labels['min']}; choose 'identity'")
     return labels["min"], labels["max"] - labels["min"]

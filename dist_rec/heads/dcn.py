@@ -9,12 +9,12 @@ from torch import Tensor, nn
 
 from dist_rec.core import config, head
 from dist_rec.core.schema import Manifest
-from dist_rec.nn.fields import Fields, id_features
+from dist_rec.nn.fields import FieldsHead
 from dist_rec.nn.interactions import CrossNet
 from dist_rec.nn.mlp import MLP
 
 
-class DCN(head.Head):
+class DCN(FieldsHead):
     """Cross layers beside an MLP."""
 
     class Config(config.Config):
@@ -27,16 +27,10 @@ class DCN(head.Head):
         hidden: tuple[PositiveInt, ...] = (400, 400, 400)
         """Hidden layers of the MLP."""
         dropout: float = Field(0.0, ge=0, lt=1)
-        """Of the hidden units."""
-
-    @classmethod
-    def lookups(cls, config: Config, manifest: Manifest) -> tuple[head.Lookup, ...]:
-        """One vector for each id."""
-        return (head.Lookup("factors", id_features(manifest), config.dim),)
+        """Dropout probability of the hidden units."""
 
     def __init__(self, config: Config, manifest: Manifest) -> None:
         super().__init__(config, manifest)
-        self.fields = Fields(manifest, len(id_features(manifest)), config.dim)
         inputs = self.fields.count * config.dim
         self.cross = CrossNet(inputs, config.cross)
         self.deep = MLP(inputs, config.hidden, dropout=config.dropout, last_linear=False)

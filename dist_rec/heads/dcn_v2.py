@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from dist_rec.core import config, head
 from dist_rec.core.schema import Manifest
-from dist_rec.nn.fields import Fields, id_features
+from dist_rec.nn.fields import FieldsHead
 from dist_rec.nn.interactions import CrossNetV2
 from dist_rec.nn.mlp import MLP
 
 
-class DCNV2(head.Head):
+class DCNV2(FieldsHead):
     """Cross layers before an MLP (stacked) or beside it (parallel)."""
 
     class Config(config.Config):
@@ -27,22 +27,16 @@ class DCNV2(head.Head):
         cross: int = Field(3, ge=0)
         """Number of cross layers."""
         rank: int | None = Field(None, gt=0)
-        """Rank of their weights; not set: full."""
+        """Rank of the cross layers' weights; full by default."""
         structure: Literal["stacked", "parallel"] = "parallel"
-        """What the MLP reads: the cross layers' output, or their input."""
+        """Input of the MLP: the cross layers' output ("stacked") or their input ("parallel")."""
         hidden: tuple[PositiveInt, ...] = (400, 400, 400)
         """Hidden layers of the MLP."""
         dropout: float = Field(0.0, ge=0, lt=1)
-        """Of the hidden units."""
-
-    @classmethod
-    def lookups(cls, config: Config, manifest: Manifest) -> tuple[head.Lookup, ...]:
-        """One vector for each id."""
-        return (head.Lookup("factors", id_features(manifest), config.dim),)
+        """Dropout probability of the hidden units."""
 
     def __init__(self, config: Config, manifest: Manifest) -> None:
         super().__init__(config, manifest)
-        self.fields = Fields(manifest, len(id_features(manifest)), config.dim)
         inputs = self.fields.count * config.dim
         self.cross = CrossNetV2(inputs, config.cross, config.rank)
         self.deep = MLP(inputs, config.hidden, dropout=config.dropout, last_linear=False)

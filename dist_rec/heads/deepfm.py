@@ -1,6 +1,6 @@
 """DeepFM: Guo et al. 2017, "DeepFM: A Factorization-Machine based Neural Network for CTR Prediction" (eq. 1 to 4).
 
-FM and MLP read the same factors. `shared = false` is the paper's "FM & DNN", in which each has its own.
+FM and MLP share their factors. `shared = false` is the paper's "FM & DNN", in which each part has its own.
 """
 
 import torch
@@ -22,15 +22,15 @@ class DeepFM(head.Head):
         dim: int = Field(16, gt=0)
         """Factors of a feature, D."""
         hidden: tuple[PositiveInt, ...] = (400, 400, 400)
-        """Hidden layers of the MLP; none leaves the factorization machine alone."""
+        """Hidden layers of the MLP; without any the model is a factorization machine."""
         dropout: float = Field(0.0, ge=0, lt=1)
-        """Of the hidden units."""
+        """Dropout probability of the hidden units."""
         shared: bool = True
-        """One set of factors for FM and MLP."""
+        """Whether FM and MLP share one set of factors."""
 
     @classmethod
     def lookups(cls, config: Config, manifest: Manifest) -> tuple[head.Lookup, ...]:
-        """Weight and factors of each id in one row, and the MLP's own vectors if they are not shared."""
+        """First-order weight and factors of each id in one row, and the MLP's own factors if they are not shared."""
         features = id_features(manifest)
         fields = head.Lookup("fields", features, 1 + config.dim)
         return (fields,) if config.shared else (fields, head.Lookup("deep", features, config.dim))

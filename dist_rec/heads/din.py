@@ -1,8 +1,8 @@
 """DIN: Zhou et al. 2018, "Deep Interest Network for Click-Through Rate Prediction" (equation 3).
 
 Departures: ReLU in place of Dice, difference and element-wise product of item and target in place of their outer
-product, no mini-batch aware regularisation. As in the paper, the attention's weights are not normalised, so that the
-intensity of an interest is kept.
+product, no mini-batch aware regularisation. As in the paper, attention weights are not normalised, which keeps the
+intensity of an interest.
 
 Shapes: B rows, V items of all histories, D dimension.
 """
@@ -36,15 +36,15 @@ class Attention(nn.Module):
 
 
 class DIN(head.Head):
-    """An MLP on all features, the target item, and what of the user's history concerns it."""
+    """An MLP on all features, the target item, and the interest in it, an attention-weighted sum of the history."""
 
     class Config(config.Config):
         """Features and sizes of the model."""
 
         target: str
-        """The categorical column of the item that may be clicked."""
+        """Categorical column of the item that may be clicked."""
         history: str
-        """The sequence column of the user's former items; it shares the target's table."""
+        """Sequence column of the user's former items; it shares the target's table."""
         dim: int = Field(16, gt=0)
         """Embedding dimension, D."""
         attention: tuple[PositiveInt, ...] = (80, 40)
@@ -52,15 +52,15 @@ class DIN(head.Head):
         hidden: tuple[PositiveInt, ...] = (200, 80)
         """Hidden layers of the MLP."""
         dropout: float = Field(0.0, ge=0, lt=1)
-        """Of the MLP's hidden units."""
+        """Dropout probability of the MLP's hidden units."""
 
     @classmethod
     def lookups(cls, config: Config, manifest: Manifest) -> tuple[head.Lookup, ...]:
-        """Target and history from one table; the other features pooled."""
+        """Target and history from one table without pooling; the other id features pooled."""
         target, history = manifest.column(config.target), manifest.column(config.history)
         if target.kind != "categorical" or history.kind != "sequence" or target.table != history.table:
             raise UserError(
-                f"head din needs a categorical target and a sequence of the same table; {target.name!r} is "
+                f"head 'din' needs a categorical target and a sequence of the same table; {target.name!r} is "
                 f"{target.kind} of table {target.table}, {history.name!r} is {history.kind} of table {history.table}"
             )
         items = head.Lookup("items", (target.name, history.name), config.dim, pooling="none")
@@ -70,7 +70,7 @@ class DIN(head.Head):
     def __init__(self, config: Config, manifest: Manifest) -> None:
         super().__init__(config, manifest)
         self.target, self.history = config.target, config.history
-        # Beside the other features, target and interest are fields.
+        # Target and interest are two fields beside the other features.
         self.fields = Fields(manifest, len(_others(config, manifest)) + 2, config.dim)
         self.attention = Attention(config.dim, config.attention)
         inputs = self.fields.count * config.dim

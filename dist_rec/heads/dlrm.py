@@ -1,8 +1,8 @@
 """DLRM: Naumov et al. 2019, "Deep Learning Recommendation Model for Personalization and Recommendation Systems".
 
-A bottom MLP turns the dense features into one more vector of the embeddings' dimension; the dot products of all pairs
-of vectors, beside that vector, go through a top MLP (figure 1 and section 2.5 of the paper). `interaction = "dcn"` has
-low-rank cross layers on all vectors instead, as in MLPerf's DLRM-DCNv2 (Wang et al. 2021, equation 2).
+A bottom MLP maps the dense features to one more vector of the embeddings' dimension; a top MLP reads this vector and
+the dot products of all pairs of vectors (figure 1 and section 2.5 of the paper). `interaction = "dcn"` has low-rank
+cross layers on all vectors instead, as in MLPerf's DLRM-DCNv2 (Wang et al. 2021, equation 2).
 """
 
 from typing import Literal
@@ -19,7 +19,7 @@ from dist_rec.nn.mlp import MLP
 
 
 class DLRM(head.Head):
-    """Dense features and all categorical and bag features of the data."""
+    """A bottom MLP on the dense features, interactions with all id features, and a top MLP."""
 
     class Config(config.Config):
         """Sizes of the model."""
@@ -31,13 +31,13 @@ class DLRM(head.Head):
         top: tuple[PositiveInt, ...] = (512, 512, 256)
         """Hidden layers of the top MLP; a last layer of one unit follows."""
         dropout: float = Field(0.0, ge=0, lt=1)
-        """Of the top MLP's hidden units."""
+        """Dropout probability of the top MLP's hidden units."""
         interaction: Literal["dot", "dcn"] = "dot"
-        """Between the vectors: dot products of pairs, or cross layers."""
+        """Interaction of the vectors: dot products of pairs, or cross layers."""
         cross: int = Field(3, gt=0)
         """Number of cross layers."""
         rank: int = Field(512, gt=0)
-        """Rank of their weights."""
+        """Rank of the cross layers' weights."""
 
     @classmethod
     def lookups(cls, config: Config, manifest: Manifest) -> tuple[head.Lookup, ...]:

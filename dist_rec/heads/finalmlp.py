@@ -1,6 +1,6 @@
 """FinalMLP: Mao et al. 2023, "FinalMLP: An Enhanced Two-Stream MLP Model for CTR Prediction" (sections 3.2 and 3.3).
 
-Each stream's gate looks at the features that the config names, or at learned parameters if it names none.
+The input of a stream's gate is the features that the config names, or a learned vector if it names none.
 """
 
 import torch
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from dist_rec.core import config, head
 from dist_rec.core.schema import Manifest
-from dist_rec.nn.fields import Fields, id_features
+from dist_rec.nn.fields import FieldsHead, id_features
 from dist_rec.nn.mlp import MLP
 
 
@@ -17,9 +17,9 @@ class Gate(nn.Module):
     """Stream-specific feature selection: 2 sigmoid(MLP(context)), one factor for each of I inputs.
 
     Args:
-        fields: positions of the context among the fields; none: a learned context.
+        fields: positions of the context among the fields; if empty the context is learned.
         dim: D.
-        hidden: units of the MLP.
+        hidden: hidden units of the MLP.
         inputs: I.
     """
 
@@ -36,7 +36,7 @@ class Gate(nn.Module):
 
 
 class BilinearFusion(nn.Module):
-    """Score of two streams: both linearly, and for each of k chunks (heads) their bilinear form."""
+    """Score of two streams: a linear form of each, and a bilinear form of both for each of k chunks (heads)."""
 
     def __init__(self, first: int, second: int, heads: int) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ class BilinearFusion(nn.Module):
         return (self.first(first_BI) + self.second(second_BJ)).squeeze(1) + bilinear_B
 
 
-class FinalMLP(head.Head):
+class FinalMLP(FieldsHead):
     """Two MLPs on differently gated embeddings."""
 
     class Config(config.Config):
@@ -66,15 +66,15 @@ class FinalMLP(head.Head):
         second: tuple[PositiveInt, ...] = Field((400, 400), min_length=1)
         """Hidden layers of the second stream."""
         first_context: tuple[str, ...] = ()
-        """Id features that the first stream's gate looks at."""
+        """Id features that are the input of the first stream's gate; empty: a learned vector."""
         second_context: tuple[str, ...] = ()
-        """Id features that the second stream's gate looks at."""
+        """Id features that are the input of the second stream's gate; empty: a learned vector."""
         gate: int = Field(64, gt=0)
         """Hidden units of a gate."""
         heads: int = Field(8, gt=0)
-        """Chunks of the bilinear fusion; divides the last layer of both streams."""
+        """Chunks of the bilinear fusion; divides the width of each stream's last layer."""
         dropout: float = Field(0.0, ge=0, lt=1)
-        """Of the hidden units."""
+        """Dropout probability of the hidden units."""
 
         @model_validator(mode="after")
         def _heads_divide(self) -> "FinalMLP.Config":
@@ -84,14 +84,13 @@ class FinalMLP(head.Head):
 
     @classmethod
     def lookups(cls, config: Config, manifest: Manifest) -> tuple[head.Lookup, ...]:
-        """One vector for each id."""
+        """See `FieldsHead`; raises UserError if a context has an unknown feature or one without ids."""
         id_features(manifest, config.first_context + config.second_context)
-        return (head.Lookup("factors", id_features(manifest), config.dim),)
+        return super().lookups(config, manifest)
 
     def __init__(self, config: Config, manifest: Manifest) -> None:
         super().__init__(config, manifest)
         ids = id_features(manifest)
-        self.fields = Fields(manifest, len(ids), config.dim)
         inputs, dense = self.fields.count * config.dim, self.fields.count - len(ids)
         contexts = [
             [dense + ids.index(name) for name in names] for names in (config.first_context, config.second_context)

@@ -1,6 +1,6 @@
 """FM: Rendle 2010, "Factorization Machines" (equation 1, computed as in lemma 3.1).
 
-Departure: pairs of ids of one bag do not interact, since a bag's vectors are summed before.
+Departure: the ids of one bag do not interact with each other, since the bag's vectors are summed first.
 """
 
 import torch
@@ -10,12 +10,14 @@ from torch import Tensor, nn
 from dist_rec.core import config, head
 from dist_rec.core.schema import Manifest
 from dist_rec.nn.dropout import Dropout
-from dist_rec.nn.fields import Fields, id_features, split_weights
+from dist_rec.nn.fields import FieldsHead, split_weights
 from dist_rec.nn.interactions import bi_interaction
 
 
-class FM(head.Head):
+class FM(FieldsHead):
     """First-order weights and the dot products of all pairs of factors."""
+
+    first_order = True
 
     class Config(config.Config):
         """Size of the model."""
@@ -23,16 +25,10 @@ class FM(head.Head):
         dim: int = Field(16, gt=0)
         """Factors of a feature, D."""
         dropout: float = Field(0.0, ge=0, lt=1)
-        """Of the D sums of products, as He and Chua 2017 regularise FM."""
-
-    @classmethod
-    def lookups(cls, config: Config, manifest: Manifest) -> tuple[head.Lookup, ...]:
-        """Weight and factors of each id in one row."""
-        return (head.Lookup("fields", id_features(manifest), 1 + config.dim),)
+        """Dropout probability of the bi-interaction, D sums of products, as He and Chua 2017 regularise FM."""
 
     def __init__(self, config: Config, manifest: Manifest) -> None:
         super().__init__(config, manifest)
-        self.fields = Fields(manifest, len(id_features(manifest)), 1 + config.dim)
         self.bias = nn.Parameter(torch.zeros(()))
         self.dropout = Dropout(config.dropout)
 

@@ -1,6 +1,6 @@
 """FNN: Zhang et al. 2016, "Deep Learning over Multi-field Categorical Data" (section 3.1, equations 2 to 4).
 
-The weights and factors of the first layer start from random ones, or as in the paper from those of a factorization
+The weights and factors of the first layer are random at the start or, as in the paper, those of a factorization
 machine: `pretrained.runs` = a run of head `fm` with the same `dim` on the same data.
 
 Departure: ReLU in place of tanh.
@@ -11,12 +11,14 @@ from torch import Tensor
 
 from dist_rec.core import config, head
 from dist_rec.core.schema import Manifest
-from dist_rec.nn.fields import Fields, id_features
+from dist_rec.nn.fields import FieldsHead
 from dist_rec.nn.mlp import MLP
 
 
-class FNN(head.Head):
-    """An MLP on the weight and factors of every field."""
+class FNN(FieldsHead):
+    """An MLP on the first-order weight and the factors of every field."""
+
+    first_order = True
 
     class Config(config.Config):
         """Sizes of the model."""
@@ -26,16 +28,10 @@ class FNN(head.Head):
         hidden: tuple[PositiveInt, ...] = (400, 400, 400)
         """Hidden layers of the MLP."""
         dropout: float = Field(0.0, ge=0, lt=1)
-        """Of the hidden units."""
-
-    @classmethod
-    def lookups(cls, config: Config, manifest: Manifest) -> tuple[head.Lookup, ...]:
-        """Weight and factors of each id in one row."""
-        return (head.Lookup("fields", id_features(manifest), 1 + config.dim),)
+        """Dropout probability of the hidden units."""
 
     def __init__(self, config: Config, manifest: Manifest) -> None:
         super().__init__(config, manifest)
-        self.fields = Fields(manifest, len(id_features(manifest)), 1 + config.dim)
         inputs = self.fields.count * (1 + config.dim)
         self.deep = MLP(inputs, (*config.hidden, 1), dropout=config.dropout, last_linear=True)
 

@@ -1,17 +1,17 @@
 """LLORMA: Lee et al. 2013, "Local Low-Rank Matrix Approximation"; trained jointly as in Lee et al. 2016 (section 5.2).
 
-A rating is the mean of local models with an anchor each, a user and an item. A model counts the more the nearer the
-rating's user and item are to its anchor: w_t is the product of two kernels of the angles between their factors and the
-anchor's. Factors and anchors come from a matrix factorisation that was trained before (`pretrained.runs` = a run of
-head `mf` without biases); without one all weights are 1.
+A rating is a weighted mean of local models. Each has an anchor, a user and an item, and its weight w_t is the product
+of two kernels: of the angles between the factors of the rating's user and item and those of the anchor. Factors and
+anchors come from a matrix factorisation that was trained before (`pretrained.runs` = a run of head `mf` without
+biases); without one all weights are 1.
 
 Departures:
-- Where the papers train each local model from nothing, and fall back on the global one without an anchor nearby, here
-  it is the global one plus a low-rank product p_t·q_t, and the global one counts everywhere with weight 1.
-- The factors are trained on, and the angles are those between the factors as they are now and the anchors as they were
-  at the start; the papers' distances are fixed before the local models are trained.
-- The kernel of an angle d is max(0, 1 - (d/h)²), which falls to 0 at the bandwidth h; Lee et al. 2013 have
-  (1 - d²) 1[d ≤ h], which is cut off there.
+- A local model is the global one plus a low-rank product p_t·q_t, and the global model has weight 1 everywhere; in the
+  papers a local model has no global part, and the global model is the prediction where no anchor is near.
+- The factors are trained further, and angles are those between the current factors and the anchors, which stay fixed;
+  the papers' distances are fixed before the local models are trained.
+- The kernel of an angle d is max(0, 1 - (d/h)²), which is continuous at the bandwidth h; Lee et al. 2013 have
+  (1 - d²) 1[d ≤ h], which is not.
 
 Shapes: B rows, F = 2 features (user and item), A anchors, G global factors, L local factors.
 """
@@ -37,19 +37,19 @@ class LLORMA(head.Head):
         """Sizes of the model."""
 
         dim: int = Field(64, gt=0)
-        """Factors of the matrix factorisation that distances are measured in, G."""
+        """Factors of the global matrix factorisation, between which angles are measured, G."""
         anchors: int = Field(30, gt=0)
-        """Local models, A."""
+        """Number of local models, A."""
         rank: int = Field(10, gt=0)
-        """Factors of a user or an item in each, L."""
+        """Factors of a user or an item in each local model, L."""
         bandwidth: float = Field(0.8, gt=0)
-        """Angle from which on a model does not count, in radians, h."""
+        """Angle in radians at and above which a local model has weight 0, h."""
 
     anchors_FAG: Tensor
 
     @classmethod
     def lookups(cls, config: Config, manifest: Manifest) -> tuple[head.Lookup, ...]:
-        """Global factors, under the name that head `mf` gives them, and local ones."""
+        """Global factors, under the name that head `mf` gives them, and local factors."""
         pair = id_features(manifest, PAIR)
         return head.Lookup("factors", pair, config.dim), head.Lookup("local", pair, config.anchors * config.rank)
 
@@ -67,7 +67,7 @@ class LLORMA(head.Head):
         return factors_BFG.prod(1).sum(1) + (weight_BA * local_BA).sum(1) / (1 + weight_BA.sum(1))
 
     def _kernel(self, factors_BFG: Tensor) -> Tensor:
-        """w of each row and anchor, [B, A]; never in bf16, to which small angles are all alike."""
+        """w of each row and anchor, [B, A]; never in bf16, which does not resolve small angles."""
         with torch.autocast(factors_BFG.device.type, enabled=False):
             unit_FBG = functional.normalize(factors_BFG.to(self.anchors_FAG.dtype).transpose(0, 1), dim=2)
             cosine_FBA = unit_FBG @ self.anchors_FAG.transpose(1, 2)
@@ -76,9 +76,9 @@ class LLORMA(head.Head):
         return torch.where(known, (1 - scaled_FBA.square()).clamp(min=0).prod(0), 1.0)
 
     def adopt(self, pretrained: list[dict[str, Tensor]], rows: head.TableRows) -> None:
-        """As every head; draws the anchors from the ids, more often small ones: those with the most ratings."""
+        """See `Head.adopt`; draws the anchors, small ids more often since these have the most ratings."""
         if any("mean" in state for state in pretrained):
-            raise UserError("head 'llorma' starts from factors alone: train the run of `mf` with head.biases=false")
+            raise UserError("head 'llorma' takes factors without biases; train the run of `mf` with head.biases=false")
         super().adopt(pretrained, rows)
         generator = torch.Generator().manual_seed(0)
         for own_AG, (table, count) in zip(self.anchors_FAG, self.tables, strict=True):

@@ -12,7 +12,7 @@ class LR(head.Head):
     """One weight for each id and each dense feature."""
 
     class Config(config.Config):
-        """It has no settings."""
+        """No settings."""
 
     @classmethod
     def lookups(cls, config: Config, manifest: Manifest) -> tuple[head.Lookup, ...]:

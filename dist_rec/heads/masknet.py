@@ -8,18 +8,18 @@ from torch import Tensor, nn
 
 from dist_rec.core import config, head
 from dist_rec.core.schema import Manifest
-from dist_rec.nn.fields import Fields, id_features
+from dist_rec.nn.fields import FieldsHead
 from dist_rec.nn.mlp import MLP
 
 
 class MaskBlock(nn.Module):
-    """A layer of which each input is multiplied by a mask that is computed from the instance, I columns.
+    """A linear layer on inputs that are multiplied by a mask, then layer normalisation and ReLU.
 
     Args:
-        instance: I.
-        inputs: J, columns of what is masked.
-        width: of the output.
-        reduction: width of the mask's hidden layer over I; it has one unit at least.
+        instance: I, columns of the instance (all embeddings), from which the mask is computed.
+        inputs: J, columns of the masked input.
+        width: columns of the output.
+        reduction: width of the mask's hidden layer divided by I; the layer has at least one unit.
     """
 
     def __init__(self, instance: int, inputs: int, width: int, reduction: float) -> None:
@@ -33,8 +33,8 @@ class MaskBlock(nn.Module):
         return self.norm(self.linear(self.mask(instance_BI) * x_BJ)).relu()
 
 
-class MaskNet(head.Head):
-    """Mask blocks side by side on the embeddings (parallel), or one on the other (serial)."""
+class MaskNet(FieldsHead):
+    """Mask blocks on the embeddings (parallel), or each on the output of the block before (serial)."""
 
     class Config(config.Config):
         """Sizes of the model."""
@@ -42,25 +42,19 @@ class MaskNet(head.Head):
         dim: int = Field(16, gt=0)
         """Embedding dimension, D."""
         structure: Literal["serial", "parallel"] = "parallel"
-        """Of the mask blocks."""
+        """Arrangement of the mask blocks."""
         blocks: tuple[PositiveInt, ...] = Field((128, 128, 128), min_length=1)
         """Width of each mask block."""
         reduction: float = Field(1.0, gt=0)
-        """Width of a mask's hidden layer over that of all embeddings together, which every mask reads. In serial blocks
-        after the first this is not the paper's ratio to the width of the mask, which is that of the block before."""
+        """Width of a mask's hidden layer divided by that of all embeddings together, the input of every mask. The paper
+        divides by the width of the mask, which in serial blocks after the first is that of the block before."""
         hidden: tuple[PositiveInt, ...] = (400, 400)
         """Hidden layers of the MLP on the blocks' output."""
         dropout: float = Field(0.0, ge=0, lt=1)
-        """Of the MLP's hidden units."""
-
-    @classmethod
-    def lookups(cls, config: Config, manifest: Manifest) -> tuple[head.Lookup, ...]:
-        """One vector for each id."""
-        return (head.Lookup("factors", id_features(manifest), config.dim),)
+        """Dropout probability of the MLP's hidden units."""
 
     def __init__(self, config: Config, manifest: Manifest) -> None:
         super().__init__(config, manifest)
-        self.fields = Fields(manifest, len(id_features(manifest)), config.dim)
         self.norm = nn.LayerNorm(config.dim)
         self.parallel = config.structure == "parallel"
         instance = self.fields.count * config.dim

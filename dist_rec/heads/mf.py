@@ -25,7 +25,7 @@ class MF(head.Head):
         dim: int = Field(32, gt=0)
         """Factors of a user or an item, D."""
         biases: bool = True
-        """Whether users, items and all ratings together have one; the last starts from the data's mean rating."""
+        """Whether there are biases b_u and b_i and a constant μ, which starts from the data's mean rating."""
 
     @classmethod
     def lookups(cls, config: Config, manifest: Manifest) -> tuple[head.Lookup, ...]:

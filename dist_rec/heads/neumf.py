@@ -1,7 +1,7 @@
 """NeuMF: He et al. 2017, "Neural Collaborative Filtering" (equations 7 to 13).
 
-GMF is a weighted inner product of user and item, the MLP reads their concatenation, and NeuMF has one layer on both;
-each part has embeddings of its own. `parts` = "gmf" or "mlp" is one of them alone.
+GMF is a weighted inner product of user and item, the MLP reads their concatenation, and NeuMF has one output layer on
+both; each part has embeddings of its own. `parts` = "gmf" or "mlp" leaves one part.
 """
 
 from typing import Literal
@@ -18,25 +18,25 @@ from dist_rec.nn.mlp import MLP
 
 
 class NeuMF(head.Head):
-    """A user and an item to a score."""
+    """GMF and an MLP on the embeddings of a user and an item."""
 
     class Config(config.Config):
         """Sizes of the model."""
 
         parts: Literal["both", "gmf", "mlp"] = "both"
-        """Which parts there are."""
+        """Parts of the model."""
         factors: int = Field(32, gt=0)
-        """Predictive factors: dimension of GMF, and of the MLP's last hidden layer."""
+        """Dimension of GMF, the paper's predictive factors."""
         hidden: tuple[PositiveInt, ...] = Field((128, 64, 32), min_length=1)
-        """Hidden layers of the MLP; the embeddings of user and item together are as wide as twice the first."""
+        """Hidden layers of the MLP; its embeddings of a user and of an item are as wide as the first."""
         dropout: float = Field(0.0, ge=0, lt=1)
-        """Of the hidden units."""
+        """Dropout probability of the hidden units."""
         tradeoff: float = Field(0.5, ge=0, le=1)
-        """α of equation 13: weight of a pre-trained GMF's last layer; 1 - α is the MLP's."""
+        """α of equation 13: weight of a pre-trained GMF's last layer; that of the MLP has weight 1 - α."""
 
     @classmethod
     def lookups(cls, config: Config, manifest: Manifest) -> tuple[head.Lookup, ...]:
-        """A vector of user and item for each part."""
+        """A vector of the user and of the item for each part."""
         pair = id_features(manifest, ("user", "item"))
         gmf = head.Lookup("gmf", pair, config.factors)
         mlp = head.Lookup("mlp", pair, config.hidden[0])
@@ -61,7 +61,7 @@ class NeuMF(head.Head):
         return self.last(torch.cat(factors, dim=1)).squeeze(1)
 
     def adopt(self, pretrained: list[dict[str, Tensor]], rows: head.TableRows) -> None:
-        """As every head; of a GMF and an MLP the last layers are joined by equation 13."""
+        """See `Head.adopt`; the last layers of a GMF and an MLP are joined by equation 13."""
         if len(pretrained) != 2:
             return super().adopt(pretrained, rows)
         self._check_parts(pretrained)
@@ -77,13 +77,13 @@ class NeuMF(head.Head):
     def _check_parts(self, pretrained: list[dict[str, Tensor]]) -> None:
         if self.parts != "both" or sorted(map(_is_mlp, pretrained)) != [False, True]:
             raise UserError(
-                'two pretrained.runs are for head.parts="both": one of head.parts="gmf" and one of head.parts="mlp"'
+                'two pretrained.runs need head.parts="both"; give one run of head.parts="gmf" and one of "mlp"'
             )
         inputs = sum(state["last.weight"].shape[1] for state in pretrained)
         if inputs != self.last.in_features or {*pretrained[0], *pretrained[1]} != {*self.state_dict()}:
             raise UserError(
-                "the pre-trained GMF and MLP do not make up this head; give all three the same head.factors "
-                "and head.hidden"
+                "the parameters of the pre-trained GMF and MLP do not fit this head; give all three the same "
+                "head.factors and head.hidden"
             )
 
 

@@ -1,6 +1,6 @@
 """NFM: He and Chua 2017, "Neural Factorization Machines for Sparse Predictive Analytics" (equations 2 to 8).
 
-Without hidden layers it is NFM-0, which for `h` of ones is the factorization machine (equation 8).
+Without hidden layers it is NFM-0; if all of its h are 1, it is a factorization machine (equation 8).
 """
 
 from typing import Annotated
@@ -12,14 +12,16 @@ from torch import Tensor, nn
 from dist_rec.core import config, head
 from dist_rec.core.schema import Manifest
 from dist_rec.nn.dropout import Dropout
-from dist_rec.nn.fields import Fields, id_features, split_weights
+from dist_rec.nn.fields import FieldsHead, split_weights
 from dist_rec.nn.interactions import bi_interaction
 from dist_rec.nn.mlp import MLP
 from dist_rec.nn.norm import BatchNorm
 
 
-class NFM(head.Head):
+class NFM(FieldsHead):
     """First-order weights and an MLP on the bi-interaction of all factors."""
+
+    first_order = True
 
     class Config(config.Config):
         """Sizes of the model."""
@@ -27,11 +29,11 @@ class NFM(head.Head):
         dim: int = Field(16, gt=0)
         """Factors of a feature, D."""
         hidden: tuple[PositiveInt, ...] = (400, 400)
-        """Hidden layers on the bi-interaction."""
+        """Hidden layers of the MLP on the bi-interaction."""
         dropout: tuple[Annotated[float, Field(ge=0, lt=1)], ...] = (0.0, 0.0, 0.0)
-        """Of the bi-interaction, then of each hidden layer's units."""
+        """Dropout probability of the bi-interaction, then of the units of each hidden layer."""
         batch_norm: bool = True
-        """Normalise the bi-interaction and each hidden layer."""
+        """Whether the bi-interaction and each hidden layer are batch-normalised."""
 
         @model_validator(mode="after")
         def _one_dropout_a_layer(self) -> "NFM.Config":
@@ -39,14 +41,8 @@ class NFM(head.Head):
                 raise ValueError(f"head.dropout needs {1 + len(self.hidden)} values, it has {len(self.dropout)}")
             return self
 
-    @classmethod
-    def lookups(cls, config: Config, manifest: Manifest) -> tuple[head.Lookup, ...]:
-        """Weight and factors of each id in one row."""
-        return (head.Lookup("fields", id_features(manifest), 1 + config.dim),)
-
     def __init__(self, config: Config, manifest: Manifest) -> None:
         super().__init__(config, manifest)
-        self.fields = Fields(manifest, len(id_features(manifest)), 1 + config.dim)
         self.bias = nn.Parameter(torch.zeros(()))
         self.norm = BatchNorm(config.dim) if config.batch_norm else nn.Identity()
         self.dropout = Dropout(config.dropout[0])

@@ -1,6 +1,6 @@
 """PNN: Qu et al. 2016, "Product-based Neural Networks for User Response Prediction" (sections III-A to III-C).
 
-product = "inner" is IPNN, "outer" OPNN by superposition (the outer product of the fields' sum with itself), and "both"
+`product` = "inner" is IPNN, "outer" OPNN by superposition (the outer product of the fields' sum with itself), "both"
 PNN*. Departure: the first hidden layer has a full weight matrix on the products, not a factorised one.
 """
 
@@ -12,12 +12,12 @@ from torch import Tensor
 
 from dist_rec.core import config, head
 from dist_rec.core.schema import Manifest
-from dist_rec.nn.fields import Fields, id_features
+from dist_rec.nn.fields import FieldsHead
 from dist_rec.nn.interactions import PairwiseDots, summed_outer
 from dist_rec.nn.mlp import MLP
 
 
-class PNN(head.Head):
+class PNN(FieldsHead):
     """An MLP on the vectors of all fields and their products."""
 
     class Config(config.Config):
@@ -26,20 +26,14 @@ class PNN(head.Head):
         dim: int = Field(16, gt=0)
         """Embedding dimension, D."""
         product: Literal["inner", "outer", "both"] = "inner"
-        """Of the fields' vectors."""
+        """Product of the fields' vectors."""
         hidden: tuple[PositiveInt, ...] = (400, 400, 400)
         """Hidden layers of the MLP."""
         dropout: float = Field(0.0, ge=0, lt=1)
-        """Of the hidden units."""
-
-    @classmethod
-    def lookups(cls, config: Config, manifest: Manifest) -> tuple[head.Lookup, ...]:
-        """One vector for each id."""
-        return (head.Lookup("factors", id_features(manifest), config.dim),)
+        """Dropout probability of the hidden units."""
 
     def __init__(self, config: Config, manifest: Manifest) -> None:
         super().__init__(config, manifest)
-        self.fields = Fields(manifest, len(id_features(manifest)), config.dim)
         self.inner = PairwiseDots(self.fields.count) if config.product != "outer" else None
         self.outer = config.product != "inner"
         products = (self.inner.outputs if self.inner else 0) + (config.dim**2 if self.outer else 0)

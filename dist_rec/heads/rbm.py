@@ -1,8 +1,8 @@
 """RBM: Salakhutdinov, Mnih and Hinton 2007, "Restricted Boltzmann Machines for Collaborative Filtering" (section 2).
 
-Every row of the data is a machine with softmax units for what it has rated. A row of an item makes I-RBM, whose visible
-units are users, a row of a user U-RBM: `dist-rec prepare ratings --layout items|users --levels`. The lookup's table and
-the catalog are the same weights W; the hidden units of the data are a lookup, those of the reconstruction are not.
+Every row of the data is a machine with one softmax unit for each known rating. With `dist-rec prepare ratings --levels
+--layout items` a row is an item and its visible units are users (I-RBM), with `--layout users` a row is a user (U-RBM).
+Lookup and catalog share the weights W; hidden units come from the lookup given the data, else from the catalog.
 
 Shapes: B rows, D hidden units, V targets, K levels.
 """
@@ -19,23 +19,23 @@ from dist_rec.embedding.scores import CatalogScores
 
 
 class RBM(head.CatalogHead):
-    """Hidden units from the known ratings; predictions are expectations over the levels of a rating."""
+    """Hidden units given the known ratings; a prediction is the expectation over the levels of a rating."""
 
     class Config(config.Config):
-        """Size of the model, and how it learns."""
+        """Columns, size and training of the model."""
 
         history: str = "history_level"
-        """Bag of the known ratings, an id for each member and level."""
+        """Column of the known ratings, a bag with an id for each pair of visible unit and level."""
         target: str = "target_level"
-        """Weighted bag of the ratings to predict, likewise; in training the same."""
+        """Column of the ratings to predict, a weighted bag with such ids; in training the known ratings."""
         hidden: int = Field(100, gt=0)
         """Hidden units, D."""
         gibbs_steps: int = Field(1, gt=0)
-        """Steps of contrastive divergence."""
+        """Gibbs steps of contrastive divergence."""
 
     @classmethod
     def lookups(cls, config: Config, manifest: Manifest) -> tuple[head.Lookup, ...]:
-        """W."""
+        """The weights W."""
         manifest.rows_of(config.history)
         return (head.Lookup("weights", (config.history,), config.hidden),)
 
@@ -50,18 +50,18 @@ class RBM(head.CatalogHead):
         super().__init__(config, manifest)
         levels = manifest.transform.get("levels")
         if levels is None:
-            raise UserError("head 'rbm' needs the levels of the ratings; prepare the data with --levels")
+            raise UserError("head 'rbm' needs ratings in levels, but the data has none; prepare it with --levels")
         self.bias = nn.Parameter(torch.zeros(config.hidden))
         self.register_buffer("rating_K", torch.tensor(levels, dtype=torch.float32), persistent=False)
         self.gibbs_steps = config.gibbs_steps
 
     def forward(self, inputs: head.Inputs) -> head.Query:
-        """Probabilities of the hidden units [B, D], and their part of the data's free energy."""
+        """Probabilities of the hidden units [B, D], and their part of the data's free energy [B]."""
         input_BD = self.bias + inputs.pooled["weights"].squeeze(1).float()
         return head.Query(input_BD.sigmoid(), hidden_energy(input_BD), self._ratings, self._loss)
 
     def _loss(self, scores: CatalogScores, targets: head.Ids) -> Tensor:
-        """The rest of the difference of the free energies of data and reconstruction, [B]."""
+        """The visible units' part of the data's free energy, less the free energy of the reconstruction, [B]."""
         reconstruction_B = negative_phase(scores, targets, len(self.rating_K), self.bias, self.gibbs_steps)
         return -scores.pooled_biases(targets) - reconstruction_B
 

@@ -1,12 +1,11 @@
 """Mult-VAE and Mult-DAE: Liang et al. 2018, "Variational Autoencoders for Collaborative Filtering" (section 2).
 
-A row of the data has all items of a user, which go through an encoder to a latent vector z, and from there through a
-decoder to a score of every item. A variational one learns a distribution of z that is kept close to N(0, 1): loss of
-the items under z drawn from it, plus β KL(q(z | items) ‖ N(0, 1)); in evaluation z is its mean. The denoising one has
-no distribution. Both leave out part of the items that they see in training. The first layer is the lookup, the last
-one the catalog.
+A row of the data has all items of a user. An encoder maps them to a latent vector z, a decoder maps z to a score of
+every item; the first layer is the lookup, the last one the catalog. The variational autoencoder draws z from a
+distribution q(z | items), and its loss is that of the items plus β KL(q(z | items) ‖ N(0, 1)); in evaluation z is the
+mean. The denoising autoencoder computes z itself. In training, dropout leaves out part of the input items.
 
-Departs from the paper without hidden layers: scores, which would be linear in a drawn z, are linear in tanh(z) then.
+Departure: without hidden layers scores are linear in tanh(z), in the paper in z.
 
 Shapes: B rows, D hidden units, L latent dimension.
 """
@@ -28,33 +27,33 @@ from dist_rec.nn.fields import id_features
 
 
 class VAE(head.CatalogHead):
-    """Encoder and decoder of tanh layers."""
+    """An encoder and a decoder of tanh layers."""
 
     class Config(config.Config):
-        """Sizes of the model, likelihood of the items."""
+        """Columns and sizes of the model, likelihood of the items."""
 
         history: str = "history"
-        """Weighted bag of the items that are seen."""
+        """Column of the input items, a weighted bag."""
         target: str = "target"
-        """Items to rebuild; in training the same."""
+        """Column of the items to predict; in training the input items."""
         likelihood: Literal["multinomial", "gaussian", "logistic"] = "multinomial"
-        """Equation 2, 3 or 4."""
+        """Likelihood of the items: equation 2, 3 or 4."""
         variational: bool = True
-        """Whether z is drawn; False is the denoising autoencoder."""
+        """Whether z is drawn from a distribution; false is the denoising autoencoder."""
         hidden: tuple[PositiveInt, ...] = (600,)
-        """Hidden layers of the encoder; the decoder's are the same in reverse."""
+        """Hidden layers of the encoder; the decoder has them in reverse order."""
         latent: int = Field(200, gt=0)
         """Dimension of z, L."""
         dropout: float = Field(0.5, ge=0, lt=1)
-        """Of the items that are seen."""
+        """Dropout probability of the input items."""
         beta: float = Field(0.2, ge=0)
-        """The most that β becomes."""
+        """Upper limit of β."""
         anneal_steps: int = Field(2000, gt=0)
-        """Training steps in which β would rise from 0 to 1."""
+        """Training steps in which β would rise from 0 to 1 without its limit."""
         confidence: float = Field(1.0, gt=0)
-        """Of a user's items, c of the Gaussian likelihood."""
+        """c of the Gaussian likelihood for a user's items."""
         background: float = Field(0.1, gt=0)
-        """Of all other items."""
+        """c of the Gaussian likelihood for all other items."""
 
     @classmethod
     def lookups(cls, config: Config, manifest: Manifest) -> tuple[head.Lookup, ...]:
@@ -67,13 +66,13 @@ class VAE(head.CatalogHead):
         """The decoder's last layer.
 
         Raises:
-            UserError: for the logistic likelihood of ratings above 1, whose loss has no lower bound.
+            UserError: for the logistic likelihood of ratings above 1; its loss would have no lower bound.
         """
         highest = manifest.transform.get("labels", {}).get("max", 1.0)
         if config.likelihood == "logistic" and highest > 1:
             raise UserError(
-                f'head.likelihood = "logistic" is of items that are there or not, and ratings go up to {highest:g}: '
-                "prepare the data with --implicit"
+                f'head.likelihood = "logistic" needs items without ratings, but ratings go up to {highest:g}; prepare '
+                "the data with --implicit"
             )
         return head.Catalog("decoder", config.target, _decoder_sizes(config)[-1])
 
@@ -89,7 +88,7 @@ class VAE(head.CatalogHead):
         )
 
     def forward(self, inputs: head.Inputs) -> head.Query:
-        """What is scored against the items, [B, D], β KL, [B], and the likelihood of the items."""
+        """The decoder's last hidden layer [B, D], β KL [B], and the loss of the items."""
         code_BE = self.encoder(inputs.pooled["encoder"].squeeze(1) + self.bias)
         own = {"multinomial": None, "gaussian": self._gaussian, "logistic": logistic}[self.config.likelihood]
         if not self.config.variational:
@@ -111,10 +110,10 @@ def kl_from_normal(mean_BL: Tensor, log_variance_BL: Tensor) -> Tensor:
 
 
 def _encoder_sizes(config: VAE.Config) -> tuple[int, ...]:
-    """Columns of the lookup and of each layer after it; the last has mean and log variance of z, or z."""
+    """Columns of the lookup and of each layer after it; the last are mean and log variance of z, or z."""
     return (*config.hidden, config.latent * (1 + config.variational))
 
 
 def _decoder_sizes(config: VAE.Config) -> tuple[int, ...]:
-    """Columns of z and of each layer after it; the catalog scores the last."""
+    """Columns of z and of each layer after it; the last are the catalog's."""
     return (config.latent, *reversed(config.hidden))

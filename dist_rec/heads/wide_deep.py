@@ -1,12 +1,12 @@
 """Wide & Deep: Cheng et al. 2016, "Wide & Deep Learning for Recommender Systems" (equations 1 to 3).
 
-The wide part is a linear model of id features, among them the crosses that the data was prepared with; the deep part an
-MLP on embeddings and dense features. The paper trains the wide part with FTRL: `[embedding.lookups.wide]`. Without
-crosses this is "LR & DNN" of the DeepFM paper. The two parts look up tables of their own even where they read the same
-features, since a row has one optimizer: FTRL in the wide part, another in the deep one.
+The wide part is a linear model of id features, including the crosses that the data was prepared with; the deep part is
+an MLP on embeddings and dense features. The paper trains the wide part with FTRL: `[embedding.lookups.wide]`. Without
+crosses this is "LR & DNN" of the DeepFM paper. The two parts have their own tables even for the same features, since a
+table has one optimizer: FTRL in the wide part, another in the deep part.
 
-Departs from the paper: dense features are standardised by batch normalisation, also those that quantiles brought to
-[0, 1], and enter the deep part as vectors (`dist_rec.nn.fields`).
+Departure: dense features, also those scaled to [0, 1] by quantiles, are standardised by batch normalisation and enter
+the deep part as vectors (`dist_rec.nn.fields`).
 """
 
 from typing import Literal
@@ -28,17 +28,17 @@ class WideDeep(head.Head):
         """Features and sizes of the model."""
 
         parts: Literal["both", "wide", "deep"] = "both"
-        """Which parts there are: one alone for comparison (table 1 of the paper)."""
+        """Parts of the model; the paper compares both with each alone (table 1)."""
         wide: tuple[str, ...] = ()
-        """Id features of the wide part; empty takes all."""
+        """Id features of the wide part; empty: all."""
         deep: tuple[str, ...] = ()
-        """Id features of the deep part; empty takes all. It has the dense features, too."""
+        """Id features of the deep part, beside the dense features; empty: all."""
         dim: int = Field(16, gt=0)
         """Embedding dimension of the deep part, D."""
         hidden: tuple[PositiveInt, ...] = (400, 400, 400)
         """Hidden layers of the MLP."""
         dropout: float = Field(0.0, ge=0, lt=1)
-        """Of the hidden units."""
+        """Dropout probability of the hidden units."""
 
     @classmethod
     def lookups(cls, config: Config, manifest: Manifest) -> tuple[head.Lookup, ...]:

@@ -6,13 +6,15 @@ from torch import Tensor, nn
 
 from dist_rec.core import config, head
 from dist_rec.core.schema import Manifest
-from dist_rec.nn.fields import Fields, id_features, split_weights
+from dist_rec.nn.fields import FieldsHead, split_weights
 from dist_rec.nn.interactions import CompressedInteractions
 from dist_rec.nn.mlp import MLP
 
 
-class XDeepFM(head.Head):
+class XDeepFM(FieldsHead):
     """First-order weights, a compressed interaction network (CIN) and an MLP."""
+
+    first_order = True
 
     class Config(config.Config):
         """Sizes of the model."""
@@ -24,16 +26,10 @@ class XDeepFM(head.Head):
         hidden: tuple[PositiveInt, ...] = (400, 400, 400)
         """Hidden layers of the MLP."""
         dropout: float = Field(0.0, ge=0, lt=1)
-        """Of the hidden units."""
-
-    @classmethod
-    def lookups(cls, config: Config, manifest: Manifest) -> tuple[head.Lookup, ...]:
-        """Weight and factors of each id in one row."""
-        return (head.Lookup("fields", id_features(manifest), 1 + config.dim),)
+        """Dropout probability of the hidden units."""
 
     def __init__(self, config: Config, manifest: Manifest) -> None:
         super().__init__(config, manifest)
-        self.fields = Fields(manifest, len(id_features(manifest)), 1 + config.dim)
         fields = self.fields.count
         self.cin = CompressedInteractions(fields, config.maps)
         self.deep = MLP(fields * config.dim, config.hidden, dropout=config.dropout, last_linear=False)

@@ -1,8 +1,8 @@
 """Dropout that is fast on CPUs: Srivastava et al. 2014, "Dropout: A Simple Way to Prevent Neural Networks from
 Overfitting", with units scaled up in training.
 
-PyTorch draws a 64-bit number a unit in one thread there, which took half of a DeepFM's step; here a unit takes 16 bits,
-and which units are dropped does not depend on how the rows are dealt to processes. On GPUs it is PyTorch's own.
+On CPUs PyTorch draws 64 bits a unit in one thread, which took half of a DeepFM's step; here a unit takes 16 bits, and
+the dropped units do not depend on the assignment of rows to processes. On GPUs it is PyTorch's dropout.
 """
 
 import math
@@ -18,11 +18,11 @@ INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 class Dropout(nn.Module):
-    """Drops units in training; any shape whose first dimension is the rows.
+    """Drops units in training; the input may have any shape whose first dimension is the rows.
 
     Args:
-        p: probability that a unit is dropped. On CPUs it is rounded so that 1 / (1 - p), by which others are scaled, is
-            a number of the input's type, and a unit's mean stays what it is: .1 becomes .0986 in bfloat16.
+        p: probability that a unit is dropped. On CPUs it is rounded so that the input's type represents the scale of
+            the other units, 1 / (1 - p), exactly, and a unit keeps its mean: .1 becomes .0986 in bfloat16.
     """
 
     def __init__(self, p: float) -> None:
@@ -39,9 +39,9 @@ class Dropout(nn.Module):
 
 
 class ReLUDropout(Dropout):
-    """ReLU, then dropout: on CPUs one product, forward and backward, with zeros for both.
+    """ReLU, then dropout; on CPUs one product with a mask of both, forward and backward.
 
-    There -inf gives NaN in training where ReLU alone gives 0.
+    On CPUs -inf gives NaN in training, where ReLU alone gives 0.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -49,21 +49,21 @@ class ReLUDropout(Dropout):
         if not self.training or not self.p or x.device.type != "cpu":
             return super().forward(functional.relu(x))
         kept, scale = _kept(x, self.p)
-        # Positive floats are positive integers, whose comparison is three times as fast as bfloat16's.
+        # The bits of a positive float are a positive integer, and integers compare three times as fast as bfloat16.
         positive = torch.gt(x.detach().view(kept.dtype), 0, out=torch.empty_like(kept))
         return x * _scaled(kept.mul_(positive), scale, x.dtype)
 
 
 def _kept(x: Tensor, p: float) -> tuple[Tensor, float]:
-    """Ones for units that are kept and zeros, as integers as wide as those of x; and by what to scale."""
+    """1 for units that are kept and 0 for others, as integers of the width of x's type; and the scale."""
     scale = float(torch.tensor(1 / (1 - p), dtype=x.dtype))
     dropped = min(round(LEVELS * (1 - 1 / scale)), LEVELS - 1)
     rows, columns = len(x), math.prod(x.shape[1:])
     bits = noise.bits(rows, -(-columns // 4)).view(torch.int16)[:, :columns]
-    # In place, so to the same type: a comparison that gives bools is a hundred times slower.
+    # In place, which keeps the type: a comparison that gives bools is a hundred times slower.
     return bits.ge_(dropped - LEVELS // 2).reshape(x.shape).to(INTEGERS[x.element_size()]), scale
 
 
 def _scaled(ones: Tensor, scale: float, dtype: torch.dtype) -> Tensor:
-    """Zeros and ones, which are overwritten, to zeros and a float as wide."""
+    """Zeros and ones, which are overwritten, to 0 and `scale` in a float type of the same width."""
     return ones.mul_(torch.tensor(scale, dtype=dtype).view(ones.dtype)).view(dtype)

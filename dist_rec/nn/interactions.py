@@ -13,9 +13,9 @@ from dist_rec.core.errors import UserError
 
 
 class _PairwiseDots(torch.autograd.Function):
-    """z_BP = the entries below the diagonal of X X^T.
+    """z_BP, the entries below the diagonal of X X^T.
 
-    The gradient of X X^T is symmetric, so one gather lays the pairs out on both sides of the diagonal and one product
+    The gradient of X X^T is symmetric: one gather puts the pairs on both sides of the diagonal, and one product
     is enough: dX = (G + G^T) X.
     """
 
@@ -35,7 +35,7 @@ class _PairwiseDots(torch.autograd.Function):
 
 
 def _columns(x_BC: Tensor, columns_P: Tensor) -> Tensor:
-    """Some columns, [B, P]; `index_select` takes three to five times as long for bfloat16 on CPUs."""
+    """The columns of these numbers, [B, P]; `index_select` takes three to five times as long for bfloat16 on CPUs."""
     return x_BC.gather(1, columns_P.expand(len(x_BC), -1))
 
 
@@ -52,7 +52,7 @@ class PairwiseDots(nn.Module):
     def __init__(self, features: int) -> None:
         super().__init__()
         if features < 2:
-            raise UserError(f"pairwise dot products are of two features or more, and there is {features}")
+            raise UserError(f"pairwise dot products need two features or more, but there is {features}")
         rows, columns = torch.tril_indices(features, features, offset=-1)
         place_FF = torch.zeros(features, features, dtype=torch.int64)
         place_FF[rows, columns] = place_FF[columns, rows] = torch.arange(len(rows))
@@ -68,18 +68,18 @@ class PairwiseDots(nn.Module):
 def bi_interaction(x_BFD: Tensor, *more_BD: Tensor) -> Tensor:
     """Sum over all pairs of features of the element-wise product of their vectors: [B, F, D] → [B, D].
 
-    He and Chua 2017, equation 4, in O(F D): half of the squared sum minus the sum of squares. Its sum over D is the
+    He and Chua 2017, equation 4, in O(F D): (squared sum - sum of squares) / 2. Its sum over D is the
     second-order term of a factorization machine (Rendle 2010, lemma 3.1).
 
     Args:
-        x_BFD: vectors.
-        more_BD: the sum of more features' vectors, and the sum of their squares.
+        x_BFD: vectors of the features.
+        more_BD: sum of the vectors of further features, and sum of their squares.
     """
     return _BiInteraction.apply(x_BFD, *more_BD)
 
 
 class _BiInteraction(torch.autograd.Function):
-    """Its gradient by x_f is what the other features add up to: two passes over [B, F, D] where autograd makes six."""
+    """The gradient by x_f is the sum of the other features: two passes over [B, F, D] where autograd makes six."""
 
     @staticmethod
     def forward(ctx: Any, x_BFD: Tensor, *more_BD: Tensor) -> Tensor:
@@ -100,7 +100,7 @@ class _BiInteraction(torch.autograd.Function):
 def summed_outer(x_BFD: Tensor) -> Tensor:
     """Outer products of all pairs of features, summed: [B, F, D] → [B, D D].
 
-    Qu et al. 2016, section III-C: the outer product of the vectors' sum with itself ("superposition").
+    Qu et al. 2016, section III-C, "superposition": the outer product of the sum of the vectors with itself.
     """
     sum_BD = x_BFD.sum(1)
     return (sum_BD.unsqueeze(2) * sum_BD.unsqueeze(1)).flatten(1)
@@ -128,7 +128,7 @@ class CrossNetV2(nn.Module):
     Args:
         inputs: I.
         layers: number of cross layers.
-        rank: R of W = U V^T; None keeps W full.
+        rank: R of W = U V^T; None: W is a full matrix.
     """
 
     def __init__(self, inputs: int, layers: int, rank: int | None) -> None:
@@ -152,8 +152,8 @@ def _cross_weight(inputs: int, rank: int | None) -> nn.Module:
 class CompressedInteractions(nn.Module):
     """The compressed interaction network, CIN: Lian et al. 2018, equations 6 and 7.
 
-    Feature map h of the next layer is a weighted sum, of weights W_h, over all pairs (map of this layer, input
-    feature) of the element-wise product of their vectors; every map is summed over D. There is no activation.
+    Feature map h of a layer is the sum, with weights W_h, of the element-wise products of all pairs of a map of the
+    layer before and an input feature. The output is every map summed over D. There is no activation.
 
     Args:
         features: F.

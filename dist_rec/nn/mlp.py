@@ -8,16 +8,14 @@ from dist_rec.nn.norm import BatchNorm
 
 
 class MLP(nn.Sequential):
-    """Linear layers with ReLU between them.
+    """Linear layers with ReLU between them: [B, I] → [B, O].
 
     Args:
         inputs: I, columns of the input.
         sizes: columns of each layer's output; the last one is O.
-        dropout: probability of dropping a hidden unit; one for all layers, or one for each hidden layer.
-        batch_norm: normalise each hidden layer before its ReLU.
-        last_linear: True leaves the last layer without normalisation, ReLU and dropout.
-
-    Maps [B, I] to [B, O].
+        dropout: dropout probability of the hidden units; one for all layers, or one for each hidden layer.
+        batch_norm: whether each hidden layer is normalised before its ReLU.
+        last_linear: whether the last layer has no normalisation, ReLU and dropout.
     """
 
     def __init__(
@@ -43,12 +41,8 @@ class MLP(nn.Sequential):
         super().__init__(*layers)
         self.outputs = inputs
 
-    def forward(self, x_BI: Tensor) -> Tensor:
-        """[B, I] → [B, O]."""
-        return super().forward(x_BI)
-
     def of_fields(self, fields: FactoredFields) -> Tensor:
-        """[B, O], of all fields end to end."""
+        """Output for the concatenated fields, [B, O]."""
         first, *rest = self
         assert isinstance(first, nn.Linear)
         x_BO = fields.linear(first)

@@ -11,11 +11,11 @@ from dist_rec.core.collective import alone, sum_over_processes
 
 
 class BatchNorm(nn.Module):
-    """Ioffe and Szegedy 2015, algorithm 1, with the statistics of the rows of all processes; alone, PyTorch's operator.
+    """Ioffe and Szegedy 2015, algorithm 1, with statistics over all processes; on one process PyTorch's operator.
 
-    Two small sums over processes a step make the result independent of how the batch is dealt, and keeps the running
-    statistics equal everywhere. A process may have no rows; with fewer than two rows in all, where there is no
-    variance, the running statistics take its place.
+    Two small sums over processes a step make the result independent of the assignment of rows to processes and keep
+    the running statistics equal on all of them. A process may have no rows. With fewer than two rows in all there is no
+    variance, and the running statistics are used.
 
     Args:
         columns: C.
@@ -35,7 +35,7 @@ class BatchNorm(nn.Module):
         self.momentum, self.eps = momentum, eps
 
     def forward(self, x_BC: Tensor) -> Tensor:
-        """[B, C] → [B, C] of the same type; computed in that of its parameters."""
+        """[B, C] → [B, C] of the same type, computed in the type of the parameters."""
         with torch.autocast(x_BC.device.type, enabled=False):
             x = x_BC.to(self.weight.dtype)
             if not self.training or (alone() and len(x) > 1):

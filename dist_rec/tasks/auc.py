@@ -1,4 +1,4 @@
-"""Exact area under the ROC curve of scores that lie on many processes, without gathering them on one.
+"""Exact area under the ROC curve of scores on many processes, without gathering them on one.
 
 Shape suffixes: N rows of this process, G groups of equal scores, W processes, S samples a process.
 """
@@ -10,31 +10,31 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn import functional
 
+from dist_rec.core.collective import alone
+
 SAMPLES_PER_RANGE = 8
-"""More samples make the ranges of the processes more even; each process sends this number times W."""
+"""Samples a process for each of the W ranges of scores; more of them make the ranges more even."""
 
 
-def auc(scores_N: Tensor, weight_N2: Tensor, group: dist.ProcessGroup | None = None) -> float:
+def auc(scores_N: Tensor, weight_N2: Tensor) -> float:
     """Area under the ROC curve over the rows of all processes: P(score of a positive > of a negative) + half the ties.
 
-    A sample sort (Shi & Schaeffer 1992, regular sampling): equal scores are first merged on their process, then every
-    process takes one range of scores, ranks what lies in it, and three sums a process make the whole. With weights 1
-    all counts are whole numbers below 2^53, so float64 holds them exactly; only products of them are rounded.
+    A sample sort (Shi & Schaeffer 1992, regular sampling): each process merges its equal scores, then receives all
+    groups in one range of scores and ranks them; three sums of each process give the area. With weights 1 all counts
+    are whole numbers below 2^53, so float64 holds them exactly; only products of them are rounded.
 
     Args:
         scores_N: float32, finite; N may be 0, though not on every process.
         weight_N2: float64, weight of the row as a negative and as a positive.
-        group: whose every process calls this; default all processes; one process needs none.
 
     Returns:
-        The area, or NaN if positives or negatives are missing.
+        The area, or NaN without positives or without negatives.
     """
     scores_G, weight_G2 = group_ties(scores_N, weight_N2)
-    if _world(group) > 1:
-        scores_G, weight_G2 = group_ties(*_exchange_ranges(scores_G, weight_G2, group))
+    if not alone():
+        scores_G, weight_G2 = group_ties(*_exchange_ranges(scores_G, weight_G2))
     pairs = ordered_pairs(weight_G2, weight_G2.prod(1) / 2)
-    range_3 = torch.cat([weight_G2.sum(0), pairs[None]])
-    ranges_W3 = _all_gather(range_3, group)
+    ranges_W3 = _all_gather(torch.cat([weight_G2.sum(0), pairs[None]]))
     negative, positive = ranges_W3[:, :2].sum(0).tolist()
     total = ordered_pairs(ranges_W3[:, :2], ranges_W3[:, 2]).item()
     return total / (negative * positive) if negative and positive else math.nan
@@ -51,8 +51,8 @@ def ordered_pairs(weight_G2: Tensor, within_G: Tensor) -> Tensor:
     """Weight of all pairs of a negative below a positive, over groups in ascending order of score.
 
     Args:
-        weight_G2: of the negatives and the positives of each group.
-        within_G: weight of such pairs inside each group.
+        weight_G2: weights of the negatives and the positives of each group.
+        within_G: weight of such pairs within each group.
     """
     negative_G, positive_G = weight_G2.unbind(1)
     below_G = negative_G.cumsum(0) - negative_G
@@ -60,11 +60,11 @@ def ordered_pairs(weight_G2: Tensor, within_G: Tensor) -> Tensor:
 
 
 def choose_splitters(samples_WS: Tensor, counts_W: Tensor) -> Tensor:
-    """The W - 1 ascending scores that part all groups about evenly, W = number of processes.
+    """The W - 1 ascending scores that divide all groups into W ranges of about equal size.
 
     Args:
         samples_WS: scores taken at regular ranks on each process.
-        counts_W: int64, number of groups on each process, some above 0; a sample stands for counts / S groups.
+        counts_W: int64, number of groups on each process, not all 0; a sample stands for counts / S groups.
     """
     W, S = samples_WS.shape
     scores, order = samples_WS.flatten().sort()
@@ -74,34 +74,30 @@ def choose_splitters(samples_WS: Tensor, counts_W: Tensor) -> Tensor:
     return scores[torch.searchsorted(reached, shares.clamp(min=1))]
 
 
-def _exchange_ranges(scores_G: Tensor, weight_G2: Tensor, group: dist.ProcessGroup | None) -> tuple[Tensor, Tensor]:
+def _exchange_ranges(scores_G: Tensor, weight_G2: Tensor) -> tuple[Tensor, Tensor]:
     """Sends every group to the process of its range of scores; ranges ascend with the rank."""
-    W, G = _world(group), len(scores_G)
+    W, G = dist.get_world_size(), len(scores_G)
     S = SAMPLES_PER_RANGE * W
     at_S = (2 * torch.arange(S, device=scores_G.device) + 1) * G // (2 * S)
     samples_S = scores_G[at_S] if G else scores_G.new_zeros(S)
-    counts_W = _all_gather(torch.tensor([G], device=scores_G.device), group).flatten()
-    splitters = choose_splitters(_all_gather(samples_S, group), counts_W)
+    counts_W = _all_gather(torch.tensor([G], device=scores_G.device)).flatten()
+    splitters = choose_splitters(_all_gather(samples_S), counts_W)
     ends = functional.pad(torch.searchsorted(scores_G, splitters), (1, 0))
     send_W = ends.diff(append=counts_W.new_tensor([G]))
     receive_W = torch.empty_like(send_W)
-    dist.all_to_all_single(receive_W, send_W, group=group)
+    dist.all_to_all_single(receive_W, send_W)
     send, receive = send_W.tolist(), receive_W.tolist()
     scores = scores_G.new_empty(sum(receive))
-    dist.all_to_all_single(scores, scores_G, receive, send, group=group)
+    dist.all_to_all_single(scores, scores_G, receive, send)
     weight_2 = weight_G2.new_empty(sum(receive), 2)
-    dist.all_to_all_single(weight_2, weight_G2, receive, send, group=group)
+    dist.all_to_all_single(weight_2, weight_G2, receive, send)
     return scores, weight_2
 
 
-def _world(group: dist.ProcessGroup | None) -> int:
-    return dist.get_world_size(group) if dist.is_initialized() else 1
-
-
-def _all_gather(part: Tensor, group: dist.ProcessGroup | None) -> Tensor:
-    """Stacks equal shapes of the processes along a new first axis."""
-    parts = [torch.empty_like(part) for _ in range(_world(group))]
-    if len(parts) == 1:
+def _all_gather(part: Tensor) -> Tensor:
+    """The processes' parts, which have equal shapes, stacked along a new first axis."""
+    if alone():
         return part[None]
-    dist.all_gather(parts, part, group=group)
+    parts = [torch.empty_like(part) for _ in range(dist.get_world_size())]
+    dist.all_gather(parts, part)
     return torch.stack(parts)

@@ -1,4 +1,4 @@
-"""Click-through rate: will it be clicked? Labels are 0 or 1, scores are logits."""
+"""Click-through rate prediction: labels are 0 or 1, scores are logits."""
 
 from typing import Literal
 
@@ -18,7 +18,7 @@ class Click(task.Task):
     """Log loss."""
 
     class Config(config.Config):
-        """What the best model is."""
+        """Choice of the best model."""
 
         name: Literal["click"] = "click"
         best: Literal["auc", "logloss", "ne"] = "auc"
@@ -40,12 +40,12 @@ class Click(task.Task):
         return ClickMetrics(device)
 
     def for_evaluation(self, dataset: Dataset) -> task.Transform:
-        """Refuses labels that are neither 0 nor 1."""
+        """A check that raises UserError if a label is neither 0 nor 1."""
 
         def check_labels(batch: Batch, step: int) -> Batch:
             bad = batch.labels[(batch.labels != 0) & (batch.labels != 1)]
             if len(bad):
-                raise UserError(f"{dataset.path}: a label is {float(bad[0]):g}; task 'click' wants 0 and 1")
+                raise UserError(f"{dataset.path}: a label is {float(bad[0]):g}; task 'click' needs labels 0 and 1")
             return batch
 
         return check_labels

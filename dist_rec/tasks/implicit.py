@@ -1,10 +1,10 @@
-"""Implicit feedback: each row is a user and an item that they chose, to be distinguished from items that they did not.
+"""Implicit feedback: each row is a user and an item that they chose; a model scores it above items they did not choose.
 
-Rows become groups (`Batch.groups`) of the chosen item and others: in training negatives that are drawn, in evaluation
-the candidates that the data gives for the row, leave-one-out with 99 of them in He et al. 2017, section 4.1. Row 0 of
-the item table stands for all items that training never saw: they cannot be recommended and come last.
+A row becomes a group (`Batch.groups`) of the chosen item and others: drawn negatives in training, the row's candidates
+from the data in evaluation (leave-one-out with 99 of them in He et al. 2017, section 4.1). Row 0 of the item table
+stands for all items that do not occur in training: they cannot be recommended and are ranked last.
 
-Shapes: Q rows of the data, G members of a group, the chosen one first, C = G - 1 candidates, B = Q G scored rows.
+Shapes: Q rows of the data, G members of a group, the chosen item first, C = G - 1 candidates, B = Q G scored rows.
 """
 
 from dataclasses import replace
@@ -32,21 +32,21 @@ class Implicit(task.Task):
     """Log loss or BPR against drawn negatives."""
 
     class Config(RankingConfig):
-        """How negatives are drawn, and what is ranked."""
+        """Settings of the loss, the negatives and the ranking."""
 
         name: Literal["implicit"] = "implicit"
         loss: Literal["logistic", "bpr"] = "logistic"
-        """Binary cross-entropy of each member of a group, or of each pair of the positive and a negative."""
+        """Binary cross-entropy of each member of a group, or of each pair of the positive and a negative (BPR)."""
         negatives: int = Field(4, gt=0)
-        """Items drawn for each positive, anew in every step; none of those that the user has in training."""
+        """Items drawn for each positive in every step, from those that the user does not have in training."""
         by: Literal["uniform", "popularity"] = "uniform"
-        """Every item alike, or in proportion to how many users have it."""
+        """Probability of drawing an item: equal, or proportional to (number of its users)^alpha."""
         alpha: float = Field(0.75, ge=0)
-        """Power of the popularity."""
+        """Exponent of the popularity."""
         candidates: int = Field(99, gt=0)
-        """The most candidates that a row of the evaluation has."""
+        """Largest number of candidates of a row in evaluation."""
         cutoffs: tuple[int, ...] = Field((10,), min_length=1)
-        """Lengths of the lists that are judged."""
+        """Lengths of the lists that metrics are computed of."""
         best: str = Field("ndcg@10", validate_default=True)
         """The metric that early stopping and the best checkpoint go by."""
 
@@ -59,20 +59,20 @@ class Implicit(task.Task):
 
     @property
     def evaluation_columns(self) -> tuple[str, ...]:
-        """The candidates, too."""
+        """User, item and candidates."""
         return (USER, ITEM, CANDIDATES)
 
     def for_training(self, dataset: Dataset, seed: int) -> task.Transform:
-        """Rows with negatives."""
+        """Adds negatives to each row."""
         negatives = Negatives.of(dataset, seed, self.config.by, self.config.alpha)
         return lambda batch, step: _with_negatives(batch, step, negatives, self.config.negatives)
 
     def for_evaluation(self, dataset: Dataset) -> task.Transform:
-        """Rows with candidates."""
+        """Adds candidates to each row."""
         return lambda batch, step: with_candidates(batch, self.config.candidates)
 
     def loss(self, scores: Tensor, batch: Batch) -> Tensor:
-        """Mean over the members of each group, or its pairs, [Q]."""
+        """Mean loss over the members or the pairs of each group, [Q]."""
         assert batch.groups is not None
         scores_QG = batch.groups.of(scores)
         if self.config.loss == "bpr":
@@ -92,7 +92,7 @@ class Implicit(task.Task):
 
 
 def evidence_of(scores_QG: Tensor, groups: Groups) -> task.Evidence:
-    """Places of the chosen item in each group, [Q, 2], number of targets and of members, [Q] each."""
+    """Places of the chosen item in each group [Q, 2], and numbers of targets and of members, [Q] each."""
     lowest = torch.finfo(scores_QG.dtype).min
     scores_QG = scores_QG.masked_fill(~groups.known, lowest).masked_fill(~groups.present, -torch.inf)
     members_Q = groups.present.sum(1)
@@ -110,18 +110,18 @@ def with_candidates(batch: Batch, num: int | None = None) -> Batch:
     """Each row of the batch as a group of its item and its candidates.
 
     Args:
-        batch: with the columns user, item and candidates.
-        num: candidates of a group, C; None: as many as the row with most has.
+        batch: a batch with the columns user, item and candidates.
+        num: candidates of a group, C; None: the largest number of a row.
 
     Raises:
-        UserError: if a row has more candidates, or none: its item would come first whatever the scores.
+        UserError: if a row has more candidates, or none, with which its item would always be first.
     """
     candidates = batch.column(CANDIDATES)
     without, most = int((candidates.lengths == 0).sum()), int(max(candidates.lengths, default=0))
     if without:
         raise UserError(
-            f"{without} of {batch.rows} rows have no candidates and cannot be ranked: evaluate a split whose rows all "
-            "have some, such as test"
+            f"{without} of {batch.rows} rows have no candidates and cannot be ranked; evaluate a split in which all "
+            "rows have candidates, such as test"
         )
     if num is not None and most > num:
         raise UserError(f"a row has {most} candidates; set task.candidates to at least that many")
@@ -134,7 +134,7 @@ def with_candidates(batch: Batch, num: int | None = None) -> Batch:
 
 
 def _grouped(batch: Batch, items_QG: Tensor, present_QG: Tensor) -> Batch:
-    """Each row G times, with other items; raises UserError if the head reads bags or sequences."""
+    """Each row repeated G times with the items of its group; raises UserError if the head reads bags or sequences."""
     members, rows = items_QG.shape[1], batch.rows
     names = [name for name in batch.ids.keys() if name != CANDIDATES]  # noqa: SIM118
     values = []

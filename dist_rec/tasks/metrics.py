@@ -1,7 +1,7 @@
-"""Exact metrics over the rows of all processes: what scikit-learn gives on the gathered predictions.
+"""Exact metrics over the rows of all processes: equal to scikit-learn's on the gathered predictions.
 
-A metric is updated with each batch of this process and computed once, together. Every count, sum and refusal is of all
-processes, so that all of them return the same numbers or raise the same error, however unevenly the rows lie.
+A metric is updated with each batch of this process and computed once, by all processes together. Every count, sum and
+check is over all processes, so all of them return the same numbers or raise the same error, however uneven their rows.
 
 Shape suffixes: B rows of a batch, N rows of this process.
 """
@@ -14,6 +14,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn import functional
 
+from dist_rec.core.collective import alone, sum_over_processes
 from dist_rec.core.errors import UserError
 from dist_rec.tasks.auc import auc
 
@@ -23,8 +24,8 @@ log = logging.getLogger(__name__)
 class ClickMetrics:
     """AUC, log loss, normalised entropy and calibration of clicks; labels are 0 or 1.
 
-    Keeps 12 bytes a row on the device. `compute` needs about 150 bytes a row for a moment, wherever the rows lie: AUC
-    sorts them by score over the processes and gathers them nowhere.
+    Keeps 12 bytes a row on the device. `compute` briefly needs about 150 bytes a row: AUC sorts the rows by score over
+    the processes, without gathering them on one.
 
     Args:
         device: of the tensors, on every process, also on one that has no rows.
@@ -39,8 +40,8 @@ class ClickMetrics:
             weights_B = torch.ones_like(labels_B)
         self._chunks.append(torch.stack([logits_B.detach().float(), labels_B.float(), weights_B.float()]))
 
-    def compute(self, group: dist.ProcessGroup | None = None) -> dict[str, float]:
-        """The metrics over all rows; called by every process of the group (default: all; alone: without one).
+    def compute(self) -> dict[str, float]:
+        """The metrics over all rows; called by every process.
 
         Returns:
             rows: number of rows.
@@ -53,28 +54,26 @@ class ClickMetrics:
         Raises:
             UserError: without rows, or with non-finite scores, labels other than 0 and 1, or bad weights.
         """
-        sums = torch.stack([_click_sums(*chunk_3B) for chunk_3B in self._chunks]).sum(0)
-        rows, bad_scores, bad_labels, bad_weights, weight, positive, logloss, predicted = _all_sum(sums, group)
-        _refuse(rows, bad_scores, bad_weights, weight)
+        sums = torch.stack([_click_sums(*chunk_3B.double()) for chunk_3B in self._chunks]).sum(0)
+        rows, weight, bad_labels, positive, logloss, predicted = _checked_totals(sums)
         if bad_labels:
             raise UserError(f"{bad_labels:.0f} of {rows:.0f} labels are neither 0 nor 1; click metrics need clicks")
         rate = positive / weight
         entropy = -rate * math.log(rate) - (1 - rate) * math.log1p(-rate) if 0 < rate < 1 else math.nan
-        if math.isnan(entropy) and _first(group):
+        if math.isnan(entropy) and (alone() or dist.get_rank() == 0):
             log.warning("AUC and normalised entropy are undefined: all %d labels are %.0f", rows, rate)
         return {
             "rows": rows,
-            "auc": self._auc(group),
+            "auc": self._auc(),
             "logloss": logloss / weight,
             "ne": logloss / weight / entropy,
             "calibration": predicted / positive if positive else math.nan,
         }
 
-    def _auc(self, group: dist.ProcessGroup | None) -> float:
+    def _auc(self) -> float:
         logits_N, labels_N, weights_N = torch.cat(self._chunks, 1)
         positive_N = weights_N.double() * labels_N
-        weight_N2 = torch.stack([weights_N - positive_N, positive_N], 1)
-        return auc(logits_N, weight_N2, group)
+        return auc(logits_N, torch.stack([weights_N - positive_N, positive_N], 1))
 
 
 class RatingMetrics:
@@ -82,7 +81,7 @@ class RatingMetrics:
 
     Args:
         device: of the tensors, on every process, also on one that has no rows.
-        limits: smallest and largest rating; scores outside count as these.
+        limits: smallest and largest rating, to which scores are clamped.
     """
 
     def __init__(self, device: torch.device | str, limits: tuple[float, float] | None = None) -> None:
@@ -95,58 +94,49 @@ class RatingMetrics:
             weights_B = torch.ones_like(labels_B)
         if self._limits is not None:
             scores_B = scores_B.clamp(*self._limits)
-        self._sums += _rating_sums(scores_B.detach().double(), labels_B.double(), weights_B.double())
+        self._sums += _rating_sums(scores_B.detach().double() - labels_B.double(), weights_B.double())
 
-    def compute(self, group: dist.ProcessGroup | None = None) -> dict[str, float]:
-        """`rows`, `rmse` and `mae` over all rows, in the unit of the labels; called by every process of the group.
+    def compute(self) -> dict[str, float]:
+        """`rows`, `rmse` and `mae` over all rows, in the unit of the labels; called by every process.
 
         Raises:
             UserError: without rows, or with non-finite scores or bad weights.
         """
-        rows, bad_scores, bad_weights, weight, squared, absolute = _all_sum(self._sums, group)
-        _refuse(rows, bad_scores, bad_weights, weight)
+        rows, weight, squared, absolute = _checked_totals(self._sums)
         return {"rows": rows, "rmse": math.sqrt(squared / weight), "mae": absolute / weight}
 
 
 def _click_sums(logits_B: Tensor, labels_B: Tensor, weights_B: Tensor) -> Tensor:
-    logits, labels, weights = logits_B.double(), labels_B.double(), weights_B.double()
     return torch.stack(
         [
-            logits.new_full((), len(logits)),
-            _count(~logits.isfinite()),
-            _count((labels != 0) & (labels != 1)),
-            _count(_bad_weights(weights)),
-            weights.sum(),
-            (weights * labels).sum(),
-            functional.binary_cross_entropy_with_logits(logits, labels, weights, reduction="sum"),
-            (weights * logits.sigmoid()).sum(),
-        ]
-    )
-
-
-def _rating_sums(scores_B: Tensor, labels_B: Tensor, weights_B: Tensor) -> Tensor:
-    error_B = scores_B - labels_B
-    return torch.stack(
-        [
-            error_B.new_full((), len(error_B)),
-            _count(~error_B.isfinite()),
-            _count(_bad_weights(weights_B)),
+            *_checks(logits_B, weights_B),
             weights_B.sum(),
-            (weights_B * error_B.square()).sum(),
-            (weights_B * error_B.abs()).sum(),
+            _count((labels_B != 0) & (labels_B != 1)),
+            (weights_B * labels_B).sum(),
+            functional.binary_cross_entropy_with_logits(logits_B, labels_B, weights_B, reduction="sum"),
+            (weights_B * logits_B.sigmoid()).sum(),
         ]
     )
+
+
+def _rating_sums(error_B: Tensor, weights_B: Tensor) -> Tensor:
+    squared, absolute = (weights_B * error_B.square()).sum(), (weights_B * error_B.abs()).sum()
+    return torch.stack([*_checks(error_B, weights_B), weights_B.sum(), squared, absolute])
+
+
+def _checks(scores_B: Tensor, weights_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Numbers of rows, of non-finite scores and of bad weights."""
+    bad_weights_B = ~(weights_B.isfinite() & (weights_B >= 0))
+    return scores_B.new_full((), len(scores_B)), _count(~scores_B.isfinite()), _count(bad_weights_B)
 
 
 def _count(true_B: Tensor) -> Tensor:
     return true_B.sum(dtype=torch.float64)
 
 
-def _bad_weights(weights_B: Tensor) -> Tensor:
-    return ~(weights_B.isfinite() & (weights_B >= 0))
-
-
-def _refuse(rows: float, bad_scores: float, bad_weights: float, weight: float) -> None:
+def _checked_totals(sums: Tensor) -> list[float]:
+    """Totals over the processes of `_checks`, the weight and other sums, without the numbers of bad rows, all 0."""
+    rows, bad_scores, bad_weights, weight, *others = sum_over_processes(sums).tolist()
     if not rows:
         raise UserError("the split has no rows to compute metrics of")
     if bad_scores:
@@ -155,14 +145,4 @@ def _refuse(rows: float, bad_scores: float, bad_weights: float, weight: float) -
         raise UserError(f"{bad_weights:.0f} of {rows:.0f} row weights are negative, NaN or infinite")
     if not weight:
         raise UserError(f"the weights of all {rows:.0f} rows are 0")
-
-
-def _first(group: dist.ProcessGroup | None) -> bool:
-    return not dist.is_initialized() or dist.get_rank(group) == 0
-
-
-def _all_sum(sums: Tensor, group: dist.ProcessGroup | None) -> list[float]:
-    sums = sums.clone()
-    if dist.is_initialized():
-        dist.all_reduce(sums, group=group)
-    return sums.tolist()
+    return [rows, weight, *others]

@@ -1,19 +1,19 @@
-"""Metrics of ranked lists from the places of what was to be found.
+"""Metrics of ranked lists from the places of the targets.
 
-Equal scores leave the order open, and models of few bits have many: what is cut off at k is then the mean over all
+Equal scores, which are frequent in low precision, leave the order open: metrics at a cutoff k are then means over all
 orders (McSherry and Najork 2008, "Computing Information Retrieval Performance Measures Efficiently in the Presence of
-Tied Scores"). A mean place instead would count a tie across the cutoff as a hit.
+Tied Scores"). The mean place instead would make a tie across the cutoff a hit or a miss as a whole.
 
-Shape suffixes: B queries of a batch, V targets of all of them end to end, 2 their first and last place over all orders.
+Shape suffixes: B queries of a batch, V targets of all of them end to end, 2 first and last place over all orders.
 """
 
 from typing import ClassVar
 
 import torch
-import torch.distributed as dist
 from pydantic import ValidationInfo, field_validator
 from torch import Tensor
 
+from dist_rec.core.collective import sum_over_processes
 from dist_rec.core.config import Config
 from dist_rec.core.errors import UserError
 
@@ -22,7 +22,7 @@ MEASURES = ("hr", "ndcg", "recall", "precision")
 
 
 class RankingConfig(Config):
-    """Settings of tasks that are judged by ranked lists: `cutoffs`, and `best`, which is one of the metrics at them."""
+    """Settings of tasks with ranking metrics: `cutoffs`, and `best`, which is one of the metrics at these cutoffs."""
 
     measures: ClassVar[tuple[str, ...]] = MEASURES
 
@@ -36,12 +36,12 @@ class RankingConfig(Config):
 
 
 def metric_names(cutoffs: tuple[int, ...], measures: tuple[str, ...] = MEASURES) -> list[str]:
-    """The metrics of lists that are cut off there, all of them better the larger they are."""
+    """Names of the metrics with these cutoffs; for each, larger is better."""
     return [*(f"{name}@{k}" for k in cutoffs for name in measures), "mrr", "map", "auc"]
 
 
 class RankingMetrics:
-    """Means over queries that have targets; keeps a handful of sums.
+    """Means over queries that have targets; keeps one sum for each metric.
 
     Args:
         device: of the tensors, on every process, also on one that has no queries.
@@ -65,9 +65,9 @@ class RankingMetrics:
         """Adds queries.
 
         Args:
-            places_V2: candidates that come before each target at least and at most, 0 for the best; NaN if its score
-                is.
-            targets_B: number of targets of each query; without any it does not count.
+            places_V2: least and greatest number of candidates before each target, 0 for the best; NaN if its score is
+                NaN.
+            targets_B: number of targets of each query; queries without any are left out.
             candidates_B: number of candidates of each query, targets among them.
         """
         has_targets_B = targets_B > 0
@@ -75,13 +75,13 @@ class RankingMetrics:
         if len(lengths_B):
             self._sums += torch.stack(self._of_queries(places_V2.double(), lengths_B, candidates_B)).sum(1)
 
-    def compute(self, group: dist.ProcessGroup | None = None) -> dict[str, float]:
-        """The metrics over all queries; called by every process of the group.
+    def compute(self) -> dict[str, float]:
+        """The metrics over all queries; called by every process.
 
         Returns:
-            rows: number of queries with targets, T of each.
-            hr@k: whether one of the targets is among the first k; an upper bound where several of them are tied.
-            ndcg@k: Σ 1 / log₂(rank + 2) of targets among the first k, over that of the best order (Järvelin and
+            rows: number of queries with targets.
+            hr@k: whether a target is among the first k; an upper bound if several targets are in ties across k.
+            ndcg@k: Σ 1 / log₂(rank + 2) over targets among the first k, divided by that of the best order (Järvelin and
                 Kekäläinen 2002).
             recall@k: share of the targets among the first k, of at most k (Liang et al. 2018, section 4.2) or of all.
             precision@k: targets among the first k, over k.
@@ -90,19 +90,17 @@ class RankingMetrics:
             mrr: 1 / (rank + 1) of the first target, by the mean of its places.
             map: mean over targets of the precision at its rank, likewise.
             auc: share of the pairs of a target and another candidate that are in the right order (Rendle et al. 2009);
-                1 where there is no other.
+                1 if there is no other.
 
         Raises:
-            UserError: without queries that have targets, or if a target's score was NaN.
+            UserError: without targets, or if a target's score is NaN.
         """
-        sums = self._sums.clone()
-        if dist.is_initialized():
-            dist.all_reduce(sums, group=group)
+        sums = sum_over_processes(self._sums)
         rows, *values = sums.tolist()
         if not rows:
             raise UserError("no row of the split has a target to rank")
         if sums.isnan().any():
-            raise UserError("there are targets whose score is NaN; the model has diverged")
+            raise UserError("a target's score is NaN; the model has diverged")
         return dict(zip(self._names, [rows, *(value / rows for value in values)], strict=True))
 
     def _of_queries(self, places_V2: Tensor, lengths_B: Tensor, candidates_B: Tensor) -> list[Tensor]:
@@ -135,14 +133,12 @@ class RankingMetrics:
             found += [at_k[name] for name in self._measures]
         wrong_B = summed(ranks_V - place_V)
         pairs_B = lengths_B * (candidates_B - lengths_B)
-        found.append(1 / (ranks_V[starts_B] + 1))
-        found.append(summed(precision_V) / lengths_B)
-        found.append(1 - wrong_B / pairs_B.clamp(min=1))
-        return found
+        map_B = summed(precision_V) / lengths_B
+        return [*found, 1 / (ranks_V[starts_B] + 1), map_B, 1 - wrong_B / pairs_B.clamp(min=1)]
 
 
 def _within(places_V2: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
-    """How likely each target is among the first k, its expected discount and reciprocal rank there, [V] each."""
+    """Probability that each target is among the first k, its expected discount and reciprocal rank there, [V] each."""
     ranks = torch.arange(1, k + 1, dtype=torch.float64, device=places_V2.device)
     first_V, last_V = places_V2.unbind(1)
     start_V, end_V = (place_V.clamp(max=k).nan_to_num(k).long() for place_V in (first_V, last_V + 1))

@@ -1,6 +1,6 @@
-"""Ratings: how much will the user like it? Labels are numbers, predictions are in their unit.
+"""Rating prediction: labels are numbers, predictions are in their unit.
 
-A head that scores rows predicts their labels; a head of a catalog predicts the ratings that are the targets' weights.
+A head that scores rows predicts their labels; a head with a catalog predicts the weights of the targets, the ratings.
 """
 
 from typing import Literal
@@ -20,24 +20,24 @@ class Rating(task.Task):
     """Squared loss."""
 
     class Config(config.Config):
-        """The scale of the ratings, and what the best model is."""
+        """Scale of the ratings, and choice of the best model."""
 
         name: Literal["rating"] = "rating"
         range: tuple[float, float] | None = None
-        """Smallest and largest rating: predictions outside count as these in the metrics, not in the loss."""
+        """Smallest and largest rating, to which predictions are clamped in the metrics, but not in the loss."""
         best: Literal["rmse", "mae"] = "rmse"
         """The metric that early stopping and the best checkpoint go by."""
 
     judges = ("rows", "catalog")
 
     def loss(self, scores: task.Scores, batch: Batch) -> Tensor:
-        """Squared error of each row, or the sum of those of its targets, [B]."""
+        """Squared error of each row, or its sum over the row's targets, [B]."""
         if isinstance(scores, Tensor):
             return functional.mse_loss(scores, batch.labels.to(scores.dtype), reduction="none")
         return squared_error(scores, self.targets(batch))
 
     def evidence(self, scores: task.Scores, batch: Batch) -> task.Evidence:
-        """Predictions, ratings and weights of rows [B] or of targets [V], which all count alike."""
+        """Predictions, ratings and weights of rows [B], or of targets [V] with weight 1 each."""
         if isinstance(scores, Tensor):
             return scores.float(), batch.labels, batch.weights
         targets = self.targets(batch)

@@ -1,9 +1,9 @@
-"""What a task is to the rest of the system: what is predicted, its loss, and how good the predictions are.
+"""The contract of a task: its loss and the metrics of its predictions.
 
-A task knows no shard or process. `[task] name = "rating"` is `dist_rec/tasks/rating.py`. It meets what the model gives,
-which is a score of each row, a tensor [B], or scores of each row against a whole catalog, `CatalogScores`.
+A task knows no shard or process. `[task] name = "rating"` is `dist_rec/tasks/rating.py`. Its input is the model's
+output: a score of each row, a tensor [B], or scores of each row against a whole catalog, `CatalogScores`.
 
-Shapes: B rows that are scored, Q rows of the data (B of them but where they are groups, see `Batch.groups`).
+Shapes: B scored rows, Q rows of the data (Q = B except with groups, see `Batch.groups`).
 """
 
 from abc import ABC, abstractmethod
@@ -21,9 +21,9 @@ from dist_rec.embedding.scores import CatalogScores
 
 Scores: TypeAlias = Tensor | CatalogScores
 Evidence: TypeAlias = tuple[Tensor, ...]
-"""What the metrics of a task want to know of a batch."""
+"""Arguments of the update of a task's metrics with a batch."""
 Transform: TypeAlias = Callable[[Batch, int], Batch]
-"""Batch as it was read, global step → batch as it is trained on or evaluated."""
+"""(batch from the data, global step) → batch to train on or to evaluate."""
 Kind: TypeAlias = Literal["rows", "catalog"]
 SMALLER_IS_BETTER = ("logloss", "ne", "rmse", "mae")
 
@@ -44,12 +44,12 @@ class Task(ABC):
 
     Args:
         config: the task's own settings; `best` is the metric that early stopping and the best checkpoint go by.
-        targets: the column of the ids that a head of a catalog is to find; None for a head that scores rows.
+        targets: the column of the targets of a head with a catalog; None for a head that scores rows.
     """
 
     Config: ClassVar[type[config.Config]]
     judges: ClassVar[tuple[Kind, ...]]
-    """What it can make a loss and metrics of: scores of rows, of a catalog, or either."""
+    """Scores that it has a loss and metrics for: of rows, of a catalog, or either."""
 
     def __init__(self, config: Any, targets: str | None = None) -> None:
         self.config, self._targets = config, targets
@@ -60,14 +60,14 @@ class Task(ABC):
 
     @abstractmethod
     def evidence(self, scores: Any, batch: Batch) -> Evidence:
-        """For the metrics; called by all processes."""
+        """Arguments for the metrics' `update`; called by all processes."""
 
     @abstractmethod
     def metrics(self, device: torch.device) -> Metrics:
         """New, empty metrics."""
 
     def targets(self, batch: Batch) -> Ids:
-        """What a head of a catalog is to find, for each row."""
+        """The targets of each row for a head with a catalog."""
         assert self._targets is not None
         return batch.column(self._targets)
 
@@ -82,13 +82,13 @@ class Task(ABC):
 
     @property
     def evaluation_columns(self) -> tuple[str, ...]:
-        """Likewise in evaluation."""
+        """Id columns that the task reads in evaluation, beside the head's."""
         return self.training_columns
 
     def for_training(self, dataset: Dataset, seed: int) -> Transform | None:
-        """What becomes of a batch, in the thread that makes it, before it is trained on."""
+        """Transform of a batch before training, which runs in the thread that makes the batch."""
         return self.for_evaluation(dataset)
 
     def for_evaluation(self, dataset: Dataset) -> Transform | None:
-        """Likewise before it is evaluated."""
+        """Transform of a batch before evaluation."""
         return None

@@ -1,7 +1,7 @@
-"""Top-N recommendation by full ranking: which items, out of all that the user has not seen, come next?
+"""Top-N recommendation by full ranking: the targets of a user among all items that the user has not seen.
 
-Row 0 of the item table stands for all items that training never saw. It is no item and not ranked; a target that is
-one of them cannot be recommended and comes last.
+Row 0 of the item table stands for all items that do not occur in training. It is not ranked; a target that is one of
+these items cannot be recommended and is ranked last.
 
 Shapes: B queries, V targets or seen items of all of them end to end.
 """
@@ -25,13 +25,13 @@ class TopN(task.Task):
     """Softmax cross-entropy of a user's targets, and their exact ranks among all items."""
 
     class Config(RankingConfig):
-        """What is ranked."""
+        """Settings of the ranking."""
 
         name: Literal["top_n"] = "top_n"
         seen: str = "history"
-        """The column of items that are not recommended again."""
+        """Column of the items that are not recommended again."""
         cutoffs: tuple[int, ...] = Field((20, 50, 100), min_length=1)
-        """Lengths of the lists that are judged."""
+        """Lengths of the lists that metrics are computed of."""
         best: str = Field("ndcg@100", validate_default=True)
         """The metric that early stopping and the best checkpoint go by."""
 
@@ -47,7 +47,7 @@ class TopN(task.Task):
         return cross_entropy(scores, self.targets(batch))
 
     def evidence(self, scores: CatalogScores, batch: Batch) -> task.Evidence:
-        """Places of the targets, [V, 2], how many there are for each query and among how many items, [B] each."""
+        """Places of the targets [V, 2], and each query's numbers of targets and of candidates, [B] each."""
         targets, seen = self.targets(batch), batch.column(self.config.seen)
         return evidence_of(places(scores, targets, exclude=and_row_0(seen)), targets, seen, scores.table_rows)
 
@@ -57,13 +57,13 @@ class TopN(task.Task):
 
 
 def evidence_of(places_V2: Tensor, targets: Ids, seen: Ids, table_rows: Tensor | int) -> task.Evidence:
-    """Places of the targets, their number and that of the candidates; targets of row 0 come last, in any order.
+    """Places of the targets, and the numbers of targets and of candidates; targets of row 0 are last, in any order.
 
     Args:
-        places_V2: among the rows that are neither seen nor row 0.
-        targets: of each query.
-        seen: distinct items.
-        table_rows: of the item table.
+        places_V2: places among the rows that are neither seen nor row 0.
+        targets: targets of each query.
+        seen: distinct items of each query.
+        table_rows: number of rows of the item table.
     """
     unknown_B = _count_row_0(targets)
     seen_B = seen.lengths - _count_row_0(seen)

@@ -508,5 +508,5 @@ def test_what_cannot_be_tied(config: dict, change: dict, message: str) -> None:
 
 
 def test_a_tied_table_is_cut_by_rows() -> None:
-    with pytest.raises(ProcessFailure, match="a catalog is tied to it, so it is cut by rows"):
+    with pytest.raises(ProcessFailure, match="a catalog is tied to it, which needs row_wise; remove sharding="):
         run_distributed(pick, 1, settings("sgd", sharding="table_wise"), True, False)

@@ -125,21 +125,6 @@ def test_every_process_gets_the_same_refusal() -> None:
         assert "1 of 2 scores are NaN" in bad_scores
 
 
-def _in_group_of_two() -> dict[str, float]:
-    pair, other = dist.new_group([0, 2]), dist.new_group([1])
-    metrics = ClickMetrics("cpu")
-    rank = dist.get_rank()
-    metrics.update(torch.tensor([float(rank), -1.0]), torch.tensor([0.0, float(rank != 0)]))
-    return metrics.compute(other if rank == 1 else pair)
-
-
-def test_a_group_counts_its_own_rows_only() -> None:
-    first, alone, third = run_distributed(_in_group_of_two, 3)
-    assert first == third
-    assert (first["rows"], first["auc"]) == (4, pytest.approx(roc_auc_score([0, 0, 0, 1], [0, -1, 2, -1])))
-    assert (alone["rows"], alone["auc"]) == (2, 0.0)
-
-
 @pytest.mark.gpu
 def test_nccl_gives_what_gloo_gives() -> None:
     rows, _, _ = next(_cases(1))

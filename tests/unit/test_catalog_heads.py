@@ -44,7 +44,7 @@ def scores_of(vectors_BD: Tensor) -> tuple[CatalogScores, Tensor]:
 def test_a_logistic_vae_takes_no_ratings() -> None:
     vae = find_head("vae")
     config = vae.Config.parse({**BAGS, "likelihood": "logistic"})
-    with pytest.raises(UserError, match="ratings go up to 5: prepare the data with --implicit"):
+    with pytest.raises(UserError, match="ratings go up to 5; prepare the data with --implicit"):
         vae.catalog(config, RATINGS)
     assert vae.catalog(config, MANIFEST).feature == BAGS["target"]
 

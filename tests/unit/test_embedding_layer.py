@@ -51,5 +51,5 @@ def test_dropout_leaves_ids_out_in_training_alone() -> None:
 
 
 def test_dropout_needs_weights() -> None:
-    with pytest.raises(UserError, match="lookup 'bags' drops ids of weighted bags alone; 'tags' has no weights"):
+    with pytest.raises(UserError, match="lookup 'bags': dropout needs weighted bags, but 'tags' has no weights"):
         embedding_tables((replace(SUM, dropout=0.5),), MANIFEST, EmbeddingConfig())

@@ -285,10 +285,10 @@ def test_neumf_takes_an_mlp_that_was_trained_with_another_dropout() -> None:
 @pytest.mark.parametrize(
     ("parts", "pretrained", "message"),
     [
-        ("both", [{"parts": "gmf"}] * 2, 'one of head.parts="gmf" and one of head.parts="mlp"'),
-        ("both", [{"parts": "mlp"}] * 2, 'one of head.parts="gmf" and one of head.parts="mlp"'),
-        ("gmf", [{"parts": "gmf"}, {"parts": "mlp"}], 'two pretrained.runs are for head.parts="both"'),
-        ("both", [{"parts": "gmf", "factors": 5}, {"parts": "mlp"}], "do not make up this head"),
+        ("both", [{"parts": "gmf"}] * 2, 'give one run of head.parts="gmf" and one of "mlp"'),
+        ("both", [{"parts": "mlp"}] * 2, 'give one run of head.parts="gmf" and one of "mlp"'),
+        ("gmf", [{"parts": "gmf"}, {"parts": "mlp"}], 'two pretrained.runs need head.parts="both"'),
+        ("both", [{"parts": "gmf", "factors": 5}, {"parts": "mlp"}], "do not fit this head"),
         ("both", [{"parts": "gmf"}, {"parts": "mlp", "hidden": [7, 6]}], "pre-trained deep.0.weight has shape [7, 14]"),
     ],
 )

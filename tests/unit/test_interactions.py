@@ -66,7 +66,7 @@ def test_pairwise_dots(rows: int, features: int, dim: int) -> None:
 
 
 def test_one_feature_has_no_pairs() -> None:
-    with pytest.raises(UserError, match="of two features or more, and there is 1"):
+    with pytest.raises(UserError, match="need two features or more, but there is 1"):
         PairwiseDots(1)
 
 

@@ -70,5 +70,5 @@ def test_labels_that_are_no_clicks_are_refused() -> None:
     check = Click(Click.Config()).for_training(SimpleNamespace(path="data/ratings"), seed=0)
     clicks = SimpleNamespace(labels=torch.tensor([0.0, 1.0]))
     assert check(clicks, 0) is clicks
-    with pytest.raises(UserError, match="data/ratings: a label is 3; task 'click' wants 0 and 1"):
+    with pytest.raises(UserError, match="data/ratings: a label is 3; task 'click' needs labels 0 and 1"):
         check(SimpleNamespace(labels=torch.tensor([0.0, 3.0])), 0)
