@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from dist_rec.cli.options import AsJson
 from dist_rec.core.log import shown, to_json
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ SplitName = Annotated[str, typer.Option(help="Split to score; the model is alway
 Cutoffs = Annotated[
     list[int] | None, typer.Option("--cutoff", min=1, help="Length of the ranked lists to score. Repeatable.")
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")]
 
 
 @baseline.command(no_args_is_help=True)

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from dist_rec.cli.options import AsJson
+
 if TYPE_CHECKING:
     from dist_rec.data.loader import Loader
 
@@ -24,7 +26,7 @@ def _group() -> None:
 def data(
     rows: Annotated[int, typer.Option(help="Rows to generate, in Criteo's layout.")] = 2_000_000,
     batch: Annotated[int, typer.Option(help="Rows in a batch.")] = 8192,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Stream shuffled shards as batches: rows/s, beside a memory copy and TorchRec's in-memory pipeline.
 

@@ -8,10 +8,11 @@ import shlex
 import shutil
 import subprocess
 import sys
-from typing import Annotated, NamedTuple
+from typing import NamedTuple
 
 import typer
 
+from dist_rec.cli.options import AsJson
 from dist_rec.core import versions
 from dist_rec.core.versions import minor
 
@@ -26,9 +27,7 @@ class Finding(NamedTuple):
     fix: str = ""
 
 
-def doctor(
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")] = False,
-) -> None:
+def doctor(as_json: AsJson = False) -> None:
     """Check the installation: matching versions, the GPUs, and a test training on two processes; print fixes.
 
     Exit code 1 if a check fails.

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from dist_rec.cli.options import AsJson
 from dist_rec.core.log import shown, to_json
 
 
@@ -15,7 +16,7 @@ def evaluate(
     ] = None,
     split: Annotated[str, typer.Option(help="Split of the data.")] = "test",
     checkpoint: Annotated[str, typer.Option(help="A step, `best` (on the validation split) or `last`.")] = "best",
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Compute the exact metrics of a run on a split, on one process or under torchrun."""
     from dist_rec.core.process import process_group, this_process

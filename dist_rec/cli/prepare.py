@@ -8,6 +8,8 @@ import typer
 import typer.core
 import typer.main
 
+from dist_rec.cli.options import AsJson, Out
+
 if TYPE_CHECKING:
     from dist_rec.prepare.engine import Source
 
@@ -36,13 +38,11 @@ prepare = typer.Typer(
     cls=LazyRatings, help="Turn raw files into a folder of shards that describes itself.", no_args_is_help=True
 )
 
-Out = Annotated[Path, typer.Option(help="Folder to create.", show_default=False)]
 Train = Annotated[list[str] | None, typer.Option(help="Training files. Repeatable, as the next two.")]
 Valid = Annotated[list[str] | None, typer.Option(help="Validation files.")]
 Test = Annotated[list[str] | None, typer.Option(help="Test files.")]
 FittedFrom = Annotated[Path | None, typer.Option(help="Reuse the vocabularies and transforms of this prepared folder.")]
 WorkerCount = Annotated[int | None, typer.Option(min=1, help="Processes; by the size of the files if not given.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")]
 
 
 @prepare.command(no_args_is_help=True)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from dist_rec.cli.options import AsJson
 from dist_rec.core.errors import UserError
 from dist_rec.core.log import to_json
 
@@ -24,7 +25,7 @@ def reproduce(
     only: Annotated[str, typer.Option(help="Only runs whose name contains this text.")] = "",
     seeds: Annotated[int | None, typer.Option(min=1, help="Seeds per run, instead of the list's number.")] = None,
     processes: Annotated[int, typer.Option(min=1, help="Number of processes that train each run.")] = 1,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Train every config of a list, and print mean scores beside those of papers and of other implementations.
 

@@ -7,14 +7,16 @@ from typing import Annotated
 
 import typer
 
+from dist_rec.cli.options import AsJson, Out
+
 
 def synthesize(
-    out: Annotated[Path, typer.Option(help="Folder to create.", show_default=False)],
+    out: Out,
     rows: Annotated[int, typer.Option(min=1, help="Rows in all files together.")] = 200_000,
     files: Annotated[int, typer.Option(min=1, help="Number of files part_0.tsv.gz, part_1.tsv.gz, …")] = 10,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the click model and the rows.")] = 0,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes; one per processor if not given.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Write raw files in Criteo's format, with clicks drawn from a known model, to try everything without real data.
 

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from dist_rec.cli.options import AsJson
 from dist_rec.core.errors import UserError
 from dist_rec.core.log import shown, to_json
 
@@ -26,7 +27,7 @@ def train(
     print_config: Annotated[
         bool, typer.Option("--print-config", help="Print all settings in effect and stop.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Train a recommender and evaluate its best checkpoint.
 

@@ -105,5 +105,5 @@ def _check_columns(task: Task, manifest: Manifest) -> None:
         if name not in known:
             raise UserError(
                 f"the task reads the column {name!r}, and the data has {', '.join(sorted(known))}; "
-                "`dist-rec prepare ratings --help` tells how to prepare it"
+                "see `dist-rec prepare ratings --help`"
             )
