@@ -1,10 +1,10 @@
-"""Do runs have the loss curve and the scores of another? `compare_runs.py EXPECTED RUN …` (folders of runs)."""
+"""Compares loss curve and test AUC of runs with those of another: `compare_runs.py EXPECTED RUN …` (run folders)."""
 
 import json
 import sys
 from pathlib import Path
 
-# Sums in another order, and optimizers that amplify what little they differ by.
+# Sums in another order differ by rounding, and optimizers amplify the difference.
 LOSS, AUC = 2e-3, 2e-3
 
 
@@ -15,19 +15,19 @@ def curve(folder: Path) -> dict[int, float]:
 
 
 def main(expected: Path, *runs: Path) -> None:
-    """Prints the largest difference of each run; ends with an error if one is too large."""
+    """Prints the largest differences of each run; exits with an error if one is too large."""
     losses, auc = curve(expected), json.loads((expected / "result.json").read_text())["test"]["auc"]
     for run in runs:
         others = curve(run)
         if others.keys() != losses.keys() or not losses:
-            sys.exit(f"error: {run} logged other steps than {expected}")
+            sys.exit(f"error: {run} logged other steps than {expected}, or none")
         loss_gap = max(abs(others[step] - loss) for step, loss in losses.items())
         auc_gap = abs(json.loads((run / "result.json").read_text())["test"]["auc"] - auc)
         print(
             f"{run.name}: losses within {loss_gap:.1e} (allowed {LOSS}), test AUC within {auc_gap:.1e} (allowed {AUC})"
         )
         if not (loss_gap <= LOSS and auc_gap <= AUC):
-            sys.exit(f"error: {run} does not train as {expected} does")
+            sys.exit(f"error: {run} does not train like {expected}")
 
 
 if __name__ == "__main__":

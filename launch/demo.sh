@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# The main job on data made on the spot: raw click logs → prepared shards → a trained and evaluated DLRM.
+# The whole pipeline on synthetic data: raw click logs → prepared shards → a trained and evaluated DLRM.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-# Each launcher shares the threads out among its processes.
+# Each launcher divides the threads among its processes.
 source launch/env.sh cpu
 demo=runs/demo
 rm -rf "$demo"
@@ -18,7 +18,7 @@ step dist-rec prepare criteo --train "$demo/raw/part_[0-7].tsv.gz" --valid "$dem
     --test "$demo/raw/part_9.tsv.gz" --out "$demo/data"
 step launch/local.sh "$processes" configs/dlrm_criteo.toml "data.path=$demo/data" --run-dir "$demo/run"
 step dist-rec evaluate "$demo/run" --split test
-printf '\nDone in %d s. The first step said which AUC a perfect model would reach on these rows.\n' $((SECONDS - started))
+printf '\nDone in %d s. The first step printed the best AUC that any model can reach on these rows.\n' $((SECONDS - started))
 cat <<'END'
 Try next:
   dist-rec train configs/dlrm_criteo.toml data.path=runs/demo/data head.dim=8     the same on one process, smaller

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Checks the GPUs of this machine: tests/gpu, then a short DLRM training on one GPU and on all of them, whose losses
-# must be those of the CPU, then its speed in bf16. Needs no .venv where python3 has the packages (see launch/env.sh).
-#   ROWS     rows of the data made for it                       (default: 100000)
-#   BATCH    rows of a global batch in the test of the speed    (default: 16384)
+# Checks the GPUs of this machine: runs tests/gpu, compares the losses of a short DLRM training on the CPU, on one GPU and
+# on all GPUs, and measures the speed in bf16. Needs no .venv if python3 has the packages (see launch/env.sh).
+#   ROWS     rows of the synthetic data                         (default: 100000)
+#   BATCH    rows of a global batch in the measurement of speed (default: 16384)
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=launch/env.sh

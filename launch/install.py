@@ -1,7 +1,7 @@
-"""What launch/install.sh does once it has found a Python that fits: makes .venv and installs into it.
+"""Creates .venv and installs into it; launch/install.sh runs this file with a Python version that has wheels.
 
-Nothing half-made is left behind: an environment that this run began goes away if it fails, and one that a killed run
-began is made anew, as the file `installing` in it tells. An environment that was there before is never removed.
+If an installation fails, it removes the environment that it has created. If it is killed, the file `installing` stays
+in the environment, and the next one creates it again. An environment that existed before is never removed.
 """
 
 import contextlib
@@ -30,15 +30,15 @@ INTERRUPTIONS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 BEGUN, DONE = ENVIRONMENT / "installing", ENVIRONMENT / "installed"
 BACKEND = "--torch-backend"
 OUT_OF_REACH = r"NewConnectionError|NameResolution|ConnectTimeout|SSLError|dns error|error sending|network was disabled"
-UNREACHABLE = "the package index cannot be reached; is there a network, or a proxy or an index to set?"
+UNREACHABLE = "the package index cannot be reached; check the network, or set a proxy or another index"
 
 
 class InstallError(Exception):
-    """Something the user can correct, in one line."""
+    """An error that the user can correct, in one line."""
 
 
 def main() -> int:
-    """Makes or brings up to date the environment; returns the exit code."""
+    """Creates or updates the environment; returns the exit code."""
     for number in INTERRUPTIONS:
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, _interrupt)
@@ -66,31 +66,31 @@ def main() -> int:
 
 
 def _interrupt(*_: object) -> NoReturn:
-    for number in INTERRUPTIONS:  # A second one would interrupt the cleaning up.
+    for number in INTERRUPTIONS:  # A second signal would interrupt the cleanup.
         signal.signal(number, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 
 @contextlib.contextmanager
 def _alone() -> Iterator[None]:
-    """One installation at a time; what a killed one has left running counts, since children inherit the lock."""
+    """One installation at a time. Children inherit the lock: those of a killed installation hold it until they end."""
     if not os.access(ROOT, os.W_OK):
-        raise InstallError(f"{ROOT} cannot be written to; make a copy of it where you can write")
+        raise InstallError(f"{ROOT} cannot be written to; copy it to a folder that you can write to")
     with (ROOT / ".venv.lock").open("w") as lock:
         os.set_inheritable(lock.fileno(), True)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise InstallError("another installation into .venv is running or ending; try again then") from None
+            raise InstallError("another installation into .venv is running or ending; try again later") from None
         except OSError:
             pass  # A file system without locks.
         yield
 
 
 def _prepare_folder() -> bool:
-    """Looks at what is there of an environment; returns True if a new one has been begun."""
+    """Checks the environment that exists, if any; returns True if a new one has been started."""
     if ENVIRONMENT.is_symlink() or (ENVIRONMENT.exists() and not ENVIRONMENT.is_dir()):
-        raise InstallError(f"{ENVIRONMENT} is no folder of its own; remove it")
+        raise InstallError(f"{ENVIRONMENT} is a link or a file, not a folder; remove it")
     if not ENVIRONMENT.exists() or BEGUN.exists() or _is_bare():
         return _begin()
     command = [PYTHON, "-c", "import sys; print(*sys.version_info[:2], sep='.')"]
@@ -101,12 +101,12 @@ def _prepare_folder() -> bool:
     if version in versions.PYTHON:
         return False
     if not DONE.exists():
-        raise InstallError(f"{ENVIRONMENT} has no Python that fits; remove it")
-    return _begin()  # An installation of ours whose Python has been taken away.
+        raise InstallError(f"{ENVIRONMENT} has no Python {versions.PYTHON[0]} to {versions.PYTHON[-1]}; remove it")
+    return _begin()  # A complete installation of this file, whose Python was removed later.
 
 
 def _is_bare() -> bool:
-    """Whether there is nothing but what a failed `python -m venv` leaves."""
+    """Whether the environment holds only the files that a failed `python -m venv` leaves."""
     known = {"bin", "include", "lib", "lib64", "pyvenv.cfg", ".gitignore"}
     packages = next(ENVIRONMENT.glob("lib/python*/site-packages/*"), None)
     return packages is None and {path.name for path in ENVIRONMENT.iterdir()} <= known
@@ -120,9 +120,9 @@ def _begin() -> bool:
 
 
 def _installer(fresh: bool) -> list[str]:
-    """Makes the environment if need be; returns the command that installs into it."""
+    """Creates the environment if it is new; returns the command that installs into it."""
     if fresh:
-        _run([*_maker(), str(ENVIRONMENT)], "the environment could not be made")
+        _run([*_maker(), str(ENVIRONMENT)], "the environment could not be created")
     if next(ENVIRONMENT.glob("lib/python*/site-packages/pip"), None):
         return [str(PYTHON), "-m", "pip", "--disable-pip-version-check"]
     if shutil.which("uv"):
@@ -131,10 +131,10 @@ def _installer(fresh: bool) -> list[str]:
 
 
 def _maker() -> list[str]:
-    """The command that makes an environment with this Python, from what the machine has."""
-    # An activated environment, which may be the one that is made anew, is no base of another one.
+    """A command of this machine that creates an environment with this Python."""
+    # The Python of an activated environment is not used: that environment may be the one to replace.
     python = getattr(sys, "_base_executable", sys.executable)
-    if importlib.util.find_spec("ensurepip"):  # Debian splits it off, and with it what makes venv work.
+    if importlib.util.find_spec("ensurepip"):  # Debian has it in a package of its own, and venv needs it.
         return [python, "-m", "venv"]
     if shutil.which("uv"):
         return ["uv", "venv", "--quiet", "--allow-existing", "--python", python]
@@ -146,7 +146,7 @@ def _maker() -> list[str]:
 
 
 def _venv_package() -> str:
-    """The command that brings the venv module on this machine's system."""
+    """The command that installs the venv module on this system."""
     python = "python{}.{}".format(*sys.version_info)
     if shutil.which("apt-get"):
         return f"apt-get install {python}-venv"
@@ -154,7 +154,7 @@ def _venv_package() -> str:
         return f"dnf install {python}"
     if shutil.which("apk"):
         return "apk add python3"
-    return "install the package that has it"
+    return "install the package that contains it"
 
 
 def _install(installer: list[str], cuda: bool, wanted: str | None) -> None:
@@ -163,11 +163,11 @@ def _install(installer: list[str], cuda: bool, wanted: str | None) -> None:
     torch = choose_torch(builds, wanted, cuda=cuda)
     matched, fbgemm = versions.matched(torch), "fbgemm-gpu" if cuda else "fbgemm-gpu-cpu"
     print(f"Python {platform.python_version()}: torch {torch}, torchrec {matched}, {fbgemm} {matched} into .venv")
-    print(_what_is_downloaded(cuda, cpu_build=bool(builds)), flush=True)
+    print(_download(cuda, cpu_build=bool(builds)), flush=True)
     if not builds and BACKEND in index:
         index = []
     _pip(installer, [*index, f"torch=={torch}"])
-    # torchrec names the CUDA build of FBGEMM as a dependency, which would overwrite the CPU build: so --no-deps.
+    # --no-deps: torchrec depends on the CUDA build of FBGEMM, which would overwrite the CPU build.
     others = ("tensordict", "torchmetrics==1.0.3", "pyre-extensions", "iopath", "setuptools>=77,<82")
     _pip(installer, [f"{fbgemm}=={matched}.*", *others])
     _pip(installer, ["--no-deps", f"torchrec=={matched}.*"])
@@ -175,29 +175,29 @@ def _install(installer: list[str], cuda: bool, wanted: str | None) -> None:
 
 
 def _torch_index(installer: list[str], cuda: bool) -> list[str]:
-    """Arguments that say where torch comes from, if it is not where all else does."""
+    """Arguments for the index of torch, if it is not that of the other packages."""
     if os.environ.get("TORCH_INDEX"):
         return ["--index-url", os.environ["TORCH_INDEX"]]
-    # uv knows an index of CPU builds, which may be out of reach.
+    # uv knows an index of CPU builds, which may be unreachable.
     return [BACKEND, "cpu"] if installer[0] == "uv" and not cuda else []
 
 
-def _what_is_downloaded(cuda: bool, cpu_build: bool) -> str:
-    """The build of torch, how large everything is, and how to choose the other one."""
+def _download(cuda: bool, cpu_build: bool) -> str:
+    """The build of torch, the size of the installation, and the way to choose the other build."""
     if cpu_build:
         return "the CPU build of torch: 0.4 GB to download, 1.6 GB on disk; ACCELERATOR=cuda takes the CUDA build"
     if os.environ.get("TORCH_INDEX"):
-        return "torch as the index TORCH_INDEX has it"  # Not its URL, which may hold a password.
+        return "the build of torch in the index TORCH_INDEX"  # Without its URL, which may contain a password.
     sizes = "the CUDA build of torch: 3.1 GB to download, 7 GB on disk"
     if cuda:
         return f"{sizes}; ACCELERATOR=cpu takes the CPU build, if an index has it"
-    return f"{sizes}; no index with a CPU build (0.4 GB) is set: TORCH_INDEX=URL takes torch from one"
+    return f"{sizes}; to get a CPU build (0.4 GB), set TORCH_INDEX=URL to an index that has one"
 
 
 def _accelerator() -> str:
     chosen = os.environ.get("ACCELERATOR")
     if chosen not in (None, "", "cuda", "cpu"):
-        raise InstallError(f"ACCELERATOR={chosen}: it is cuda or cpu")
+        raise InstallError(f"ACCELERATOR={chosen}: must be cuda or cpu")
     if chosen:
         return chosen
     try:
@@ -210,20 +210,20 @@ def _accelerator() -> str:
 def _wanted_torch() -> str | None:
     wanted = os.environ.get("TORCH") or None
     if wanted and versions.minor(wanted) not in versions.TORCH:
-        raise InstallError(f"TORCH={wanted}: known are {', '.join(versions.TORCH)}")
+        raise InstallError(f"TORCH={wanted}: must be one of {', '.join(versions.TORCH)}")
     return wanted
 
 
 def choose_torch(cpu_builds: list[str], wanted: str | None, *, cuda: bool) -> str:
-    """The torch to install: the newest of those that the tests pass on, but without a GPU rather a CPU build.
+    """The torch to install: the newest tested version; without a GPU a CPU build, if the index has one.
 
     Args:
-        cpu_builds: those that an index has, such as "2.13.0+cpu".
-        wanted: by the user, such as "2.13" or "2.13.0".
-        cuda: that the CUDA build is wanted.
+        cpu_builds: CPU builds in the index, such as "2.13.0+cpu".
+        wanted: version that the user asks for, such as "2.13" or "2.13.0".
+        cuda: whether to install the CUDA build.
 
     Returns:
-        What stands behind `torch==`.
+        The version for `torch==`.
     """
     if not cuda:
         fitting = [build for build in cpu_builds if versions.minor(build) in versions.TORCH]
@@ -236,10 +236,10 @@ def choose_torch(cpu_builds: list[str], wanted: str | None, *, cuda: bool) -> st
 
 
 def _cpu_builds(installer: list[str], index: list[str], wanted: str | None) -> list[str]:
-    """CPU builds of torch in the indexes that the installer uses.
+    """CPU builds of torch in the indexes of the installer.
 
     Raises:
-        InstallError: if they cannot be reached, or have no torch at all.
+        InstallError: if they cannot be reached, or have no torch.
     """
     if installer[0] == "uv":
         requirement = f"torch=={choose_torch([], wanted, cuda=False)}"
@@ -264,7 +264,7 @@ def _environment() -> dict[str, str]:
 
 
 def _run(command: list[str], failed: str) -> None:
-    """Runs a command whose standard error is shown only if it fails, and of that the line that says why."""
+    """Runs a command; if it fails, raises InstallError with the line of its stderr that gives the reason."""
     with subprocess.Popen(
         command,
         stderr=subprocess.PIPE,
@@ -284,7 +284,7 @@ def _run(command: list[str], failed: str) -> None:
 
 
 def _interrupt_group(process: subprocess.Popen[str]) -> None:
-    """Ends a command with its children, which would go on writing into what is about to be removed."""
+    """Ends a command and its children, which would go on writing to the folder that is removed next."""
     with contextlib.suppress(ProcessLookupError, subprocess.TimeoutExpired):
         os.killpg(process.pid, signal.SIGINT)
         process.communicate(timeout=5)
@@ -293,12 +293,12 @@ def _interrupt_group(process: subprocess.Popen[str]) -> None:
 
 
 def reason(said: str) -> str:
-    """Why an installer failed, in one line, from all that it said."""
+    """The reason of an installer's failure, in one line, from its stderr."""
     if re.search(OUT_OF_REACH, said):
         return UNREACHABLE
     lines = [line.strip() for line in said.splitlines() if line.strip()]
     errors = [re.sub(r"^(ERROR|error): ", "", line) for line in lines if re.match(r"ERROR: |error: |[×╰]", line)]
-    return "; ".join(errors) or (lines or ["it said nothing"])[-1]
+    return "; ".join(errors) or (lines or ["no error message"])[-1]
 
 
 if __name__ == "__main__":

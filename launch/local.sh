@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Trains on this machine: launch/local.sh PROCESSES CONFIG [key=value …] [--run-dir DIR] [--resume] [--json]
 # PROCESSES is a number, or `gpu` for one process on each GPU. With PET_MAX_RESTARTS=N in the environment, processes
-# that die are started again up to N times; give --run-dir and --resume, so that they go on where they were.
+# that fail are restarted up to N times; give --run-dir and --resume, so that they go on from the newest checkpoint.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 if [ $# -lt 2 ]; then

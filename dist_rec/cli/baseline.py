@@ -1,4 +1,4 @@
-"""`dist-rec baseline`: scores of recommenders that are fit in one pass, to hold the others against."""
+"""`dist-rec baseline`: scores of recommenders that are fitted in one pass, for comparison with trained ones."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from dist_rec.cli.options import AsJson
 from dist_rec.core.log import shown, to_json
 
 if TYPE_CHECKING:
@@ -14,21 +15,20 @@ if TYPE_CHECKING:
     from dist_rec.baselines.ranked import Baseline
 
 baseline = typer.Typer(
-    help="Score recommenders without training, on a folder of [bold]dist-rec prepare ratings[/bold].",
+    help="Score recommenders that need no training, on a folder of [bold]dist-rec prepare ratings[/bold].",
     no_args_is_help=True,
 )
 
 Data = Annotated[Path, typer.Argument(help="A prepared folder, with candidates or with histories of users.")]
-SplitName = Annotated[str, typer.Option(help="Split that is scored; what is fit is always the training split.")]
+SplitName = Annotated[str, typer.Option(help="Split to score; the model is always fitted on the training split.")]
 Cutoffs = Annotated[
-    list[int] | None, typer.Option("--cutoff", min=1, help="Length of the lists that are judged. Repeatable.")
+    list[int] | None, typer.Option("--cutoff", min=1, help="Length of the ranked lists to score. Repeatable.")
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")]
 
 
 @baseline.command(no_args_is_help=True)
 def pop(data: Data, split: SplitName = "test", cutoff: Cutoffs = None, as_json: AsJson = False) -> None:
-    """Items by how many users have them: what everybody gets.
+    """Rank items by their number of users, the same for everybody.
 
     dist-rec baseline pop data/ml1m
     """
@@ -41,16 +41,16 @@ def pop(data: Data, split: SplitName = "test", cutoff: Cutoffs = None, as_json: 
 def item_knn(
     data: Data,
     neighbors: Annotated[
-        int | None, typer.Option(min=1, help="Nearest items that are kept of each item; all if not given.")
+        int | None, typer.Option(min=1, help="Nearest neighbors kept for each item; all if not given.")
     ] = None,
     shrinkage: Annotated[
-        float, typer.Option(min=0, help="Draws similarities that few users speak for to 0; in users.")
+        float, typer.Option(min=0, help="Shrinks similarities that rest on few users towards 0; a number of users.")
     ] = 0.0,
     split: SplitName = "test",
     cutoff: Cutoffs = None,
     as_json: AsJson = False,
 ) -> None:
-    """Items by their cosine similarity to what a user has (Deshpande and Karypis 2004).
+    """Rank items by their cosine similarity to the items of a user (Deshpande and Karypis 2004).
 
     dist-rec baseline item-knn data/ml1m --neighbors 200
     """

@@ -1,4 +1,4 @@
-"""`dist-rec bench`: measurements that print a ratio against a limit or a peer of the same run."""
+"""`dist-rec bench`: throughput beside an upper limit and a peer, measured in the same run."""
 
 import json
 from pathlib import Path
@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from dist_rec.cli.options import AsJson
+
 if TYPE_CHECKING:
     from dist_rec.data.loader import Loader
 
-bench = typer.Typer(help="Measure throughput beside a limit or a peer in the same run.", no_args_is_help=True)
+bench = typer.Typer(help="Measure throughput beside an upper limit and a peer in the same run.", no_args_is_help=True)
 
 DENSE, CATEGORICAL, TABLE_ROWS, SHARDS = 13, 26, 1000, 16
 PEER_ROWS = 2_000_000
@@ -17,18 +19,18 @@ PEER_ROWS = 2_000_000
 
 @bench.callback()
 def _group() -> None:
-    """Keeps `data` a sub-command while it is the only one."""
+    """Keeps `data` a sub-command: typer would run an only command without its name."""
 
 
 @bench.command()
 def data(
-    rows: Annotated[int, typer.Option(help="Rows to make, in Criteo's layout.")] = 2_000_000,
-    batch: Annotated[int, typer.Option(help="Rows of a batch.")] = 8192,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, last.")] = False,
+    rows: Annotated[int, typer.Option(help="Rows to generate, in Criteo's layout.")] = 2_000_000,
+    batch: Annotated[int, typer.Option(help="Rows in a batch.")] = 8192,
+    as_json: AsJson = False,
 ) -> None:
-    """Stream shuffled shards as batches: rows/s, beside a copy of memory and TorchRec's in-memory pipeline.
+    """Stream shuffled shards as batches: rows/s, beside a memory copy and TorchRec's in-memory pipeline.
 
-    Also the growth of resident memory while streaming, and how well the rows are shuffled, beside a true permutation.
+    Also the growth of resident memory while streaming, and the quality of the shuffle beside a true permutation.
     """
     import tempfile
 
@@ -63,7 +65,7 @@ def _make(folder: Path, rows: int) -> None:
     from dist_rec.core.schema import Column, Manifest, Split, Table
     from dist_rec.data.shards import ShardWriter, arrow_schema
 
-    # The first two numbers of a row say which row it is, exactly in float32.
+    # The first two numbers of a row encode its index, exactly in float32.
     columns = (
         Column(name="label", kind="label"),
         *(Column(name=f"int_{index}", kind="dense") for index in range(DENSE)),
@@ -109,7 +111,7 @@ def _resident_mb() -> float:
 
 
 def _copy_rate(loader: "Loader") -> float:
-    """Rows a second if a batch were only copied."""
+    """Rows per second of copying a batch in memory: an upper limit."""
     import time
 
     import torch
@@ -145,30 +147,24 @@ def _torchrec_rate(folder: Path, rows: int, batch: int) -> float:
 
 
 def _shuffle_quality(loader: "Loader", rows: int) -> dict[str, tuple[float, float]]:
+    """Measures of randomness of the loader's order, each beside that of a true permutation."""
     import numpy as np
 
     from dist_rec.data.shards import BLOCK_ROWS
 
     batches = [batch.dense[:, :2].long() for batch in loader.batches(0, loader.steps_per_epoch)]
-    ours = np.concatenate([(pair[:, 0] * 4096 + pair[:, 1]).numpy() for pair in batches])
-    true = np.random.default_rng(1).permutation(rows)
+    loaded = np.concatenate([(pair[:, 0] * 4096 + pair[:, 1]).numpy() for pair in batches])
     size = len(batches[0])
 
-    def correlation(order: np.ndarray) -> float:
-        return abs(float(np.corrcoef(order, np.arange(rows))[0, 1]))
+    def measures(order: np.ndarray) -> dict[str, float]:
+        full_batches = order[: rows // size * size].reshape(-1, size)
+        blocks = np.sort(full_batches // BLOCK_ROWS, axis=1)
+        shares = np.stack([(full_batches * SHARDS // rows == shard).mean(1) for shard in range(SHARDS)])
+        return {
+            "correlation of order and position": abs(float(np.corrcoef(order, np.arange(rows))[0, 1])),
+            "blocks that a batch draws from": float((np.diff(blocks, axis=1) > 0).sum(1).mean() + 1),
+            "deviation of a shard's share in a batch": float(shares.std() * SHARDS),
+        }
 
-    def blocks_met(order: np.ndarray) -> float:
-        whole = np.sort(order[: rows // size * size].reshape(-1, size) // BLOCK_ROWS, axis=1)
-        return float((np.diff(whole, axis=1) > 0).sum(1).mean() + 1)
-
-    def shard_share(order: np.ndarray) -> float:
-        whole = order[: rows // size * size].reshape(-1, size) * SHARDS // rows
-        shares = np.stack([(whole == shard).mean(1) for shard in range(SHARDS)])
-        return float(shares.std() * SHARDS)
-
-    measures = {
-        "correlation of order and position": correlation,
-        "blocks that a batch draws from": blocks_met,
-        "deviation of a shard's share in a batch": shard_share,
-    }
-    return {name: (measure(ours), measure(true)) for name, measure in measures.items()}
+    ours, permutation = measures(loaded), measures(np.random.default_rng(1).permutation(rows))
+    return {name: (value, permutation[name]) for name, value in ours.items()}

@@ -1,4 +1,4 @@
-"""`dist-rec doctor`: do torch, torchrec, FBGEMM and CUDA fit together, and can two processes talk?"""
+"""`dist-rec doctor`: checks that torch, torchrec, FBGEMM and CUDA match, and that two processes can train together."""
 
 import importlib.metadata
 import importlib.util
@@ -8,10 +8,11 @@ import shlex
 import shutil
 import subprocess
 import sys
-from typing import Annotated, NamedTuple
+from typing import NamedTuple
 
 import typer
 
+from dist_rec.cli.options import AsJson
 from dist_rec.core import versions
 from dist_rec.core.versions import minor
 
@@ -19,20 +20,21 @@ SELF_TEST_SECONDS = 120
 
 
 class Finding(NamedTuple):
-    """One line of the report."""
+    """One line of the report, and the fix if the check has failed."""
 
     good: bool
     what: str
     fix: str = ""
 
 
-def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, last.")] = False) -> None:
-    """Check the installation: versions that must match, the GPUs, a self-test on two processes; print fixes.
+def doctor(as_json: AsJson = False) -> None:
+    """Check the installation: matching versions, the GPUs, and a test training on two processes; print fixes.
 
-    Exit code 1 if something is wrong.
+    Exit code 1 if a check fails.
     """
-    findings = [_python(), *_versions()]
-    for check in (_imports, _cuda, _self_test):  # Each needs what comes before it.
+    fbgemm = {name: version for name in ("fbgemm-gpu", "fbgemm-gpu-cpu") if (version := _version(name))}
+    findings = [_python(), *check_versions(_version("torch"), _version("torchrec"), fbgemm)]
+    for check in (_imports, _cuda, _self_test):  # Each needs the checks before it to pass.
         if all(finding.good for finding in findings):
             findings.append(check())
     good = all(finding.good for finding in findings)
@@ -47,10 +49,9 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON 
 
 def _python() -> Finding:
     running, known = platform.python_version(), f"{versions.PYTHON[0]} to {versions.PYTHON[-1]}"
-    good = minor(running) in versions.PYTHON
-    return Finding(
-        good, f"Python {running}", "" if good else f"FBGEMM has wheels for Python {known}: install one of those"
-    )
+    if minor(running) in versions.PYTHON:
+        return Finding(True, f"Python {running}")
+    return Finding(False, f"Python {running}", f"install Python {known}, for which FBGEMM has wheels")
 
 
 def _version(package: str) -> str | None:
@@ -60,35 +61,26 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _versions() -> list[Finding]:
-    fbgemm = {name: version for name in ("fbgemm-gpu", "fbgemm-gpu-cpu") if (version := _version(name))}
-    return check_versions(_version("torch"), _version("torchrec"), fbgemm)
-
-
 def check_versions(torch: str | None, torchrec: str | None, fbgemm: dict[str, str]) -> list[Finding]:
-    """Do the versions match, and if not, which command fixes it?
+    """Findings on versions; None stands for a package that is not installed.
 
-    Args:
-        torch: version, None if it is not installed.
-        torchrec: likewise.
-        fbgemm: versions of those of its builds that are installed, by the name of the package.
+    `fbgemm` holds the versions of the installed builds of FBGEMM, by the name of the package.
     """
     if torch is None:
         return [Finding(False, "torch is not installed", "launch/install.sh")]
     if minor(torch) not in versions.TORCH:
         known = f"{versions.TORCH[0]} to {versions.TORCH[-1]}"
         fitting = [one for one in versions.TORCH if torchrec and versions.matched(one) == minor(torchrec)]
-        torch_of_it = f"'torch=={(fitting or versions.TORCH)[-1]}.*'"
-        fix = f"{_pip('install', torch_of_it)}, then dist-rec doctor again"
-        return [Finding(False, f"torch {torch} is not one that this was tested with ({known})", fix)]
+        wanted_torch = f"'torch=={(fitting or versions.TORCH)[-1]}.*'"
+        fix = f"{_pip('install', wanted_torch)}, then dist-rec doctor again"
+        return [Finding(False, f"torch {torch} is not a tested version ({known})", fix)]
     wanted = versions.matched(torch)
-    found = [Finding(True, f"torch {torch}")]
     if torchrec is None or minor(torchrec) != wanted:
         fix = _pip("install", "--no-deps", f"'torchrec=={wanted}.*'")
-        found.append(Finding(False, f"torchrec {torchrec or 'is missing'}; torch {torch} wants {wanted}", fix))
+        found = Finding(False, f"torchrec {torchrec or 'is missing'}; torch {torch} needs {wanted}", fix)
     else:
-        found.append(Finding(True, f"torchrec {torchrec}"))
-    return [*found, _fbgemm(fbgemm, wanted, torch.endswith("+cpu"))]
+        found = Finding(True, f"torchrec {torchrec}")
+    return [Finding(True, f"torch {torch}"), found, _fbgemm(fbgemm, wanted, torch.endswith("+cpu"))]
 
 
 def _fbgemm(installed: dict[str, str], wanted: str, cpu_torch: bool) -> Finding:
@@ -99,16 +91,16 @@ def _fbgemm(installed: dict[str, str], wanted: str, cpu_torch: bool) -> Finding:
         return Finding(False, "FBGEMM is not installed", "launch/install.sh")
     ((name, version),) = installed.items()
     if minor(version) != wanted:
-        return Finding(False, f"{name} {version}; this torch wants {wanted}", _pip("install", f"'{name}=={wanted}.*'"))
+        return Finding(False, f"{name} {version}; this torch needs {wanted}", _pip("install", f"'{name}=={wanted}.*'"))
     if name == "fbgemm-gpu" and cpu_torch:
         cpu_build = f"'fbgemm-gpu-cpu=={wanted}.*'"
         fix = f"{_pip('uninstall', name)}, then {_pip('install', cpu_build)}"
-        return Finding(False, f"{name} is the CUDA build of FBGEMM, and torch is a CPU build", fix)
+        return Finding(False, f"{name} is the CUDA build of FBGEMM, but torch is a CPU build", fix)
     return Finding(True, f"{name} {version}")
 
 
 def _pip(action: str, *packages: str) -> str:
-    """The command that changes the environment of this Python."""
+    """A command that installs into, or uninstalls from, the environment of this Python."""
     python, words = shlex.quote(sys.executable), " ".join(packages)
     if importlib.util.find_spec("pip"):
         return f"{python} -m pip {action} {words}"
@@ -144,15 +136,12 @@ def _imports() -> Finding:
     if run.returncode == 0 and run.stdout.strip().endswith("[0, 1, 3]"):
         return Finding(True, "FBGEMM's operators load and run")
     last = (run.stderr.strip().splitlines() or ["no output"])[-1]
-    return Finding(
-        False,
-        f"FBGEMM does not load: {last}",
-        f"{_pip('uninstall', 'fbgemm-gpu', 'fbgemm-gpu-cpu')}, then launch/install.sh",
-    )
+    fix = f"{_pip('uninstall', 'fbgemm-gpu', 'fbgemm-gpu-cpu')}, then launch/install.sh"
+    return Finding(False, f"FBGEMM does not load: {last}", fix)
 
 
 def self_test() -> None:
-    """A few training steps of a tiny model; the doctor runs it on two processes."""
+    """Train a tiny model for a few steps; the doctor runs this on two processes."""
     from dist_rec.train.self_test import train_tiny_model
 
     train_tiny_model()
@@ -162,12 +151,12 @@ def _self_test() -> Finding:
     what = "two processes train a tiny model on sharded tables"
     command = [sys.executable, "-m", "dist_rec.cli.launch", "--standalone", "--nproc-per-node", "2"]
     command += ["-m", "dist_rec.cli.main", "self-test"]
-    fix = "do the processes see each other? set GLOO_SOCKET_IFNAME (and NCCL_SOCKET_IFNAME) to the right interface"
+    fix = "if the processes cannot connect, set GLOO_SOCKET_IFNAME (and NCCL_SOCKET_IFNAME) to the right interface"
     try:
         run = subprocess.run(command, capture_output=True, text=True, timeout=SELF_TEST_SECONDS, check=False)
     except subprocess.TimeoutExpired:
         return Finding(False, f"{what}: no end after {SELF_TEST_SECONDS} s", fix)
     if run.returncode:
         last = (run.stderr.strip().splitlines() or [f"exit code {run.returncode}"])[-1]
-        return Finding(False, f"{what}: {last}", f"{fix}; all that it prints: {shlex.join(command)}")
+        return Finding(False, f"{what}: {last}", f"{fix}; for all output run {shlex.join(command)}")
     return Finding(True, what)

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from dist_rec.cli.options import AsJson
 from dist_rec.core.log import shown, to_json
 
 
@@ -15,18 +16,9 @@ def evaluate(
     ] = None,
     split: Annotated[str, typer.Option(help="Split of the data.")] = "test",
     checkpoint: Annotated[str, typer.Option(help="A step, `best` (on the validation split) or `last`.")] = "best",
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, last.")] = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Compute a run's exact metrics on a split, alone or under torchrun."""
-    scores = _evaluate(run, data, split, checkpoint)
-    if scores is None:
-        return
-    typer.echo(shown(scores))
-    if as_json:
-        typer.echo(to_json({"run": str(run), "split": split, **scores}))
-
-
-def _evaluate(run: Path, data: Path | None, split: str, checkpoint: str) -> dict[str, float] | None:
+    """Compute the exact metrics of a run on a split, on one process or under torchrun."""
     from dist_rec.core.process import process_group, this_process
     from dist_rec.train.run import score_split
     from dist_rec.train.run_folder import RunFolder
@@ -35,4 +27,7 @@ def _evaluate(run: Path, data: Path | None, split: str, checkpoint: str) -> dict
     process = this_process(folder.config.train.device)
     with process_group(process):
         scores = score_split(folder, data, split, checkpoint, process)
-    return scores if process.first else None
+    if process.first:
+        typer.echo(shown(scores))
+        if as_json:
+            typer.echo(to_json({"run": str(run), "split": split, **scores}))

@@ -1,4 +1,4 @@
-"""Flags of a command out of the fields of configs, so that name, type, default and meaning are written once."""
+"""Flags of a command from the fields of configs, so that name, type, default and meaning are written once."""
 
 from collections.abc import Callable, Iterator, Mapping
 from functools import wraps
@@ -14,12 +14,12 @@ Command = Callable[..., None]
 
 
 def with_flags(command: Command, config: type[Config], **chosen: Kinds) -> Command:
-    """A command that takes `**settings`, with a flag for every field of a config and of the kinds to choose from.
+    """A command that takes `**settings`, with a flag for every field of a config and of the kinds of its parameters.
 
     Args:
-        command: its own parameters come first.
-        config: whose flags have its defaults.
-        chosen: by the parameter of the command that names one: kinds, whose flags are None if not given.
+        command: its own parameters become the first flags.
+        config: its flags have its defaults.
+        chosen: for a parameter that names a kind, all kinds by name; their flags are None if not given.
     """
 
     @wraps(command)
@@ -46,7 +46,7 @@ def _flags(config: type[Config]) -> Iterator[Parameter]:
 
 
 def _flags_of_kinds(kinds: Kinds) -> Iterator[Parameter]:
-    """The flags of all kinds, each once: the help says whose it is, and what it is if not given."""
+    """The flags of all kinds, each once; the help names the kinds that have it, and its defaults."""
     flags = {flag.name: flag for kind in kinds.values() for flag in _flags(kind) if flag.name != "name"}
     for key, flag in flags.items():
         kind, option = flag.annotation.__origin__, flag.annotation.__metadata__[0]

@@ -6,28 +6,29 @@ import typer
 
 
 def heads(
-    name: Annotated[str | None, typer.Argument(help="Show this head's keys and their defaults.")] = None,
+    name: Annotated[str | None, typer.Argument(help="Show the keys of this head and their defaults.")] = None,
 ) -> None:
-    """List the recommenders, or the keys of one."""
+    """List the recommenders, or the keys of one of them."""
     import inspect
     from typing import get_type_hints
 
     from rich.console import Console
     from rich.table import Table
 
-    from dist_rec.core.head import find_head, head_names
+    from dist_rec.core.head import Head, find_head, head_names
+
+    def described(head: type[Head]) -> str:
+        return inspect.getdoc(inspect.getmodule(head)) or ""
 
     console = Console()
     if name is None:
         table = Table("head", "source", title="Heads: [head] name = …", title_justify="left")
         for known in head_names():
-            module = inspect.getmodule(find_head(known))
-            table.add_row(known, (module.__doc__ or "").strip().splitlines()[0] if module else "")
+            table.add_row(known, described(find_head(known)).partition("\n")[0])
         console.print(table)
         return
     head = find_head(name)
-    module = inspect.getmodule(head)
-    console.print((module.__doc__ or "").strip() if module else "", markup=False)
+    console.print(described(head), markup=False)
     table = Table("key", "type", "default", "meaning")
     types = get_type_hints(head.Config)
     for key, field in head.Config.model_fields.items():

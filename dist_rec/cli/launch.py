@@ -1,7 +1,7 @@
 """torchrun with readable errors: `python -m dist_rec.cli.launch [torchrun's options] -m dist_rec.cli.main COMMAND …`.
 
-torchrun shows what every process printed and then a report on all of them. Here each process leaves a note of why it
-ended, and the user sees the one that explains the others, once.
+torchrun prints the output of every process, and then a report on all of them. Here each process leaves a note with the
+reason of its end, and the user sees only the one that explains the others.
 """
 
 import logging
@@ -24,13 +24,13 @@ from dist_rec.core.log import NOTES, Note, quiet_libraries, read_notes
 
 
 def main() -> None:
-    """Starts the processes and ends with the exit code of the one that failed."""
+    """Starts the processes, and exits with the code of the process that explains the failure of the others."""
     quiet_libraries()
     arguments = parse_args(sys.argv[1:])
     if arguments.standalone:
         _meet_on_loopback(arguments)
     if not os.environ.get("DIST_REC_VERBOSE"):
-        # A restart is logged; the note of a process explains its end.
+        # Restarts are logged. The end of a process is not: its note explains it.
         level = logging.ERROR if arguments.max_restarts else logging.CRITICAL
         for name in ("torch.distributed.elastic", "torch.distributed.elastic.agent.server.api"):
             logging.getLogger(name).setLevel(level)
@@ -44,7 +44,7 @@ def main() -> None:
 
 
 def _meet_on_loopback(arguments: Namespace) -> None:
-    """Lets processes of one machine meet whatever it is called: torchrun and Gloo would look its name up."""
+    """Connects the processes of one machine by loopback; torchrun and Gloo would resolve its host name."""
     arguments.standalone = False
     arguments.rdzv_backend, arguments.rdzv_endpoint, arguments.rdzv_id = "c10d", "127.0.0.1:0", str(uuid.uuid4())
     arguments.local_addr = arguments.local_addr or "127.0.0.1"
@@ -66,14 +66,14 @@ def _launch(arguments: Namespace, folder: Path) -> tuple[str, int]:
 
 
 def verdict(notes: list[Note], failures: dict[int, ProcessFailure]) -> tuple[str, int]:
-    """The message and exit code that explain why a run of many processes failed.
+    """The message and exit code that explain the failure of a run of several processes.
 
-    Once a process is gone the others fail too, or are ended: so a mistake of the user comes first, then a
-    process that something killed, then the earliest of the rest.
+    Once one process has ended, the others fail, too, or are ended. Therefore an error of the user comes first, then a
+    process that was killed, then the earliest failure of the rest.
 
     Args:
         notes: of the processes that left one, the earliest first.
-        failures: all that failed, by rank.
+        failures: all failed processes, by rank.
     """
     mistakes = [note for note in notes if note.code == 2]
     killed = {rank: -failure.exitcode for rank, failure in failures.items() if failure.exitcode < 0}

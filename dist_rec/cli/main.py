@@ -1,4 +1,4 @@
-"""`dist-rec`: one command with sub-commands. A mistake of the user is one line on stderr and exit code 2."""
+"""`dist-rec`: one command with sub-commands. An error of the user is one line on stderr and exit code 2."""
 
 import os
 import sys
@@ -20,7 +20,7 @@ from dist_rec.core.errors import RESUMABLE, Interrupted, UserError
 from dist_rec.core.log import complain, quiet_libraries
 
 INTERRUPTED = 130
-# Its class is click's, or that of a copy of click which newer versions of typer bring along.
+# The class of click, or of the copy of click that newer versions of typer contain.
 UsageError: type[Any] = typer.BadParameter.__mro__[1]
 
 app = typer.Typer(
@@ -44,8 +44,8 @@ def main() -> None:
     code = _run()
     sys.stdout.flush()
     sys.stderr.flush()
-    # Without the interpreter's teardown: in it a thread of Gloo that wakes up aborts the process, and after an error
-    # NCCL would wait there for processes that are gone. To other commands it only takes time.
+    # Skips the interpreter's teardown, in which a thread of Gloo that wakes up aborts the process; after an error
+    # NCCL would wait there for processes that have ended.
     os._exit(code)
 
 

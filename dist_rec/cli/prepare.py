@@ -9,19 +9,21 @@ import typer
 import typer.core
 import typer.main
 
+from dist_rec.cli.options import AsJson, Out
+
 if TYPE_CHECKING:
     from dist_rec.prepare.engine import Source
 
 
 class Lazy(typer.core.TyperGroup):
-    """Commands `ratings` and `sessions` are made when asked for: the configs of their flags take time to import."""
+    """Creates `ratings` and `sessions` only when they are needed: the configs of their flags take time to import."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        """All names."""
+        """Names of all commands."""
         return [*super().list_commands(ctx), "ratings", "sessions"]
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """The command of a name."""
+        """The command with a name."""
         if cmd_name not in ("ratings", "sessions"):
             return super().get_command(ctx, cmd_name)
         app = typer.Typer(add_completion=False, rich_markup_mode="rich")
@@ -49,13 +51,11 @@ prepare = typer.Typer(
     cls=Lazy, help="Turn raw files into a folder of shards that describes itself.", no_args_is_help=True
 )
 
-Out = Annotated[Path, typer.Option(help="The folder to make.", show_default=False)]
 Train = Annotated[list[str] | None, typer.Option(help="Training files. Repeatable, as the next two.")]
 Valid = Annotated[list[str] | None, typer.Option(help="Validation files.")]
 Test = Annotated[list[str] | None, typer.Option(help="Test files.")]
-FittedFrom = Annotated[Path | None, typer.Option(help="Apply what was fitted for this prepared folder.")]
-WorkerCount = Annotated[int | None, typer.Option(min=1, help="Processes; as many as help if not given.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")]
+FittedFrom = Annotated[Path | None, typer.Option(help="Reuse the vocabularies and transforms of this prepared folder.")]
+WorkerCount = Annotated[int | None, typer.Option(min=1, help="Processes; by the size of the files if not given.")]
 
 
 @prepare.command(no_args_is_help=True)
@@ -66,25 +66,25 @@ def criteo(
     test: Test = None,
     min_count: Annotated[
         int | None,
-        typer.Option(help="Values seen less often in the training files are unknown, row 0. 2 if not given."),
+        typer.Option(help="Values seen fewer times in the training files are unknown (row 0); 2 if not given."),
     ] = None,
-    buckets: Annotated[int | None, typer.Option(help="Hash the values to this many rows instead.")] = None,
+    buckets: Annotated[int | None, typer.Option(help="Hash values to this many rows, without a vocabulary.")] = None,
     fitted_from: FittedFrom = None,
     workers: WorkerCount = None,
     as_json: AsJson = False,
 ) -> None:
-    """Prepare Criteo's click logs, Kaggle or Terabyte: a label, 13 integers, 26 hexadecimal categories a line.
+    """Prepare Criteo's click logs (Kaggle or Terabyte): a label, 13 integers and 26 hexadecimal categories per line.
 
-    Files are plain or gzipped, tab-separated, an empty field is missing. Give files or quoted patterns:
+    Files are tab-separated, plain or gzipped; an empty field is a missing value. Give files or quoted patterns:
 
         dist-rec prepare criteo --train 'raw/part_[0-7].tsv.gz' --valid raw/part_8.tsv.gz \\
             --test raw/part_9.tsv.gz --out data
 
-    Integers x become log1p(max(x, 0)), missing ones 0. Categories become rows of a table by a vocabulary of the
-    training files, or by hashing; row 0 is for missing and unknown values. Memory stays the same whatever the size
-    of the files; while a vocabulary is fitted, the disk holds the training rows a second time.
+    Integers x become log1p(max(x, 0)), missing ones 0. Categories become rows of a table, by a vocabulary of the
+    training files or by hashing; row 0 is for missing and unknown values. Memory does not grow with the size of the
+    files. While vocabularies are fitted, the disk holds a second copy of the training rows.
 
-    Later files are prepared with the tables of earlier ones:
+    Prepare later files with the vocabularies of earlier ones:
 
         dist-rec prepare criteo --fitted-from data --test 'day_24.gz' --out day_24
     """
@@ -100,7 +100,7 @@ def criteo(
 @prepare.command(no_args_is_help=True)
 def table(
     out: Out,
-    schema: Annotated[Path | None, typer.Argument(help="What the columns mean.", metavar="SCHEMA.toml")] = None,
+    schema: Annotated[Path | None, typer.Argument(help="Description of the columns.", metavar="SCHEMA.toml")] = None,
     train: Train = None,
     valid: Valid = None,
     test: Test = None,
@@ -108,7 +108,7 @@ def table(
     workers: WorkerCount = None,
     as_json: AsJson = False,
 ) -> None:
-    """Prepare any table: CSV, plain or gzipped, or Parquet, by a schema that says what its columns mean.
+    """Prepare any table, CSV (plain or gzipped) or Parquet, by a schema that describes its columns.
 
         dist-rec prepare table movies.toml --train 'raw/2024-*.csv.gz' --test raw/2025-01.csv.gz --out data
 
@@ -133,11 +133,11 @@ def table(
         \\[cross.user_x_city]       # a combination as one id
         of = ["user", "city"]
         buckets = 100000
-        \\[valid]                   # where there is no --valid
+        \\[valid]                   # used without --valid
         share = 0.1               # of the training rows
 
-    Row 0 of every table is for missing and unknown values. A whole example: configs/data/adult.toml. Later files are
-    prepared with the quantiles, means and vocabularies of earlier ones:
+    Row 0 of every table is for missing and unknown values. A complete example is configs/data/adult.toml. Prepare
+    later files with the quantiles, means and vocabularies of earlier ones:
 
         dist-rec prepare table --fitted-from data --test raw/2025-02.csv.gz --out later
     """
@@ -156,7 +156,7 @@ def libfm(
     test: Test = None,
     label: Annotated[
         Literal["rating", "click"] | None,
-        typer.Option(help="rating, if not given: labels as they are; click: -1 and 0 become 0."),
+        typer.Option(help="rating (if not given): labels as they are; click: -1 becomes 0."),
     ] = None,
     fitted_from: FittedFrom = None,
     workers: WorkerCount = None,
@@ -167,9 +167,9 @@ def libfm(
         dist-rec prepare libfm --train frappe.train.libfm --valid frappe.validation.libfm \\
             --test frappe.test.libfm --out data/frappe
 
-    If every row has as many entries, all of value 1, and each place has its own range of indices, the places become
-    categorical columns field_0, field_1 …; otherwise a row becomes one bag "features", with weights if values are not
-    all 1. Indices of the training files become rows of the tables; row 0 is for all others.
+    If all rows have the same number of entries, all values are 1, and each position has its own range of indices, then
+    the positions become categorical columns field_0, field_1 …. Otherwise a row becomes one bag "features", with
+    weights unless all values are 1. Indices of the training files become rows of tables; row 0 is for all others.
     """
     from dist_rec.prepare.libfm.source import LibFM
 
@@ -181,18 +181,18 @@ def ratings(
         list[str], typer.Argument(help="Rating files, plain or gzipped, or quoted patterns.", metavar="FILES")
     ],
     out: Out,
-    split: Annotated[str, typer.Option(help="What is for training, validation and test.", show_default=False)],
+    split: Annotated[str, typer.Option(help="Protocol for training, validation and test.", show_default=False)],
     test: Annotated[list[str] | None, typer.Option(help="leave-one-out: files of the test ratings.")] = None,
     bounds: Annotated[
-        tuple[float, float] | None, typer.Option("--range", help="Lowest and highest rating that may occur.")
+        tuple[float, float] | None, typer.Option("--range", help="Lowest and highest valid rating.")
     ] = None,
-    separator: Annotated[str | None, typer.Option(help="Between fields; found in the first line if not given.")] = None,
+    separator: Annotated[str | None, typer.Option(help="Field separator; by default that of the first line.")] = None,
     as_json: AsJson = False,
     **settings: Any,
 ) -> None:
-    """Prepare ratings: `user item rating \\[timestamp]` a line, separated by tab, comma, '::', ';' or space.
+    """Prepare ratings, one per line: `user item rating \\[timestamp]`, separated by tab, comma, '::', ';' or space.
 
-    With or without a header; ids are any text. Each split has a protocol's name, and its own options:
+    A header is optional; ids are any text. Each --split has its own options:
 
         dist-rec prepare ratings train.rating --test test.rating --split leave-one-out \\
             --negatives test.negative --implicit --out data/loo
@@ -202,9 +202,9 @@ def ratings(
         dist-rec prepare ratings ratings.csv --split held-out-users --valid-users 600 --test-users 600 \\
             --min-rating 4 --min-interactions 5 --implicit --layout users --out data/users
 
-    Users and items become rows by descending count in training (`vocabulary/*.txt` keeps the ids); row 0 is for those
-    that training never saw, and such validation and test ratings are kept. Of several ratings of an item by a user the
-    newest counts. Ratings are held in memory: 20 bytes each, about 250 at the peak, while they are sorted and written.
+    Users and items become rows of tables by descending count in training; `vocabulary/*.txt` holds the ids. Row 0 is
+    for users and items without training ratings; their validation and test ratings are kept. If a user has rated an
+    item several times, the newest rating counts. A rating takes 20 bytes of memory, and up to 250 during sorting.
     """
     from dist_rec.prepare.ratings.source import Options, RatingFiles
     from dist_rec.prepare.ratings.split import splitter
@@ -263,7 +263,7 @@ def sessions(
 
 
 def _run(source: "Source[Any]", out: Path, workers: int | None, as_json: bool) -> None:
-    """Prepares files and says what came of it."""
+    """Prepares the files and prints a summary."""
     from dist_rec.prepare.engine import prepare
 
     prepared = prepare(source, out, workers)

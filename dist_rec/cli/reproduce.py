@@ -1,4 +1,4 @@
-"""`dist-rec reproduce`: a list of configs, trained with several seeds, as a table beside what others report."""
+"""`dist-rec reproduce`: a table of a list of configs, trained with several seeds, beside published results."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from dist_rec.cli.options import AsJson
 from dist_rec.core.errors import UserError
 from dist_rec.core.log import to_json
 
@@ -17,19 +18,19 @@ LISTS = Path("configs/reproduce")
 
 def reproduce(
     study: Annotated[
-        Path, typer.Argument(help="A TOML file that lists runs, or the name of one in configs/reproduce.")
+        Path, typer.Argument(help="A TOML file with a list of runs, or the name of one in configs/reproduce.")
     ],
     raw: Annotated[Path, typer.Option(help="Folder of the raw data sets.", show_default=False)],
-    out: Annotated[Path, typer.Option(help="Folder of the prepared data, runs and table.")] = Path("reproduced"),
-    only: Annotated[str, typer.Option(help="Runs whose name has this in it.")] = "",
-    seeds: Annotated[int | None, typer.Option(min=1, help="Seeds of each run, instead of the list's.")] = None,
-    processes: Annotated[int, typer.Option(min=1, help="Processes that train together.")] = 1,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, last.")] = False,
+    out: Annotated[Path, typer.Option(help="Folder for the prepared data, runs and table.")] = Path("reproduced"),
+    only: Annotated[str, typer.Option(help="Only runs whose name contains this text.")] = "",
+    seeds: Annotated[int | None, typer.Option(min=1, help="Seeds per run, instead of the list's number.")] = None,
+    processes: Annotated[int, typer.Option(min=1, help="Number of processes that train each run.")] = 1,
+    as_json: AsJson = False,
 ) -> None:
-    """Train every config of a list, and print the means of their scores beside the paper's and the peers'.
+    """Train every config of a list, and print mean scores beside those of papers and of other implementations.
 
-    What is done already is not done again: started a second time, it goes on where it was stopped, in the middle of a
-    run too. The table is kept as OUT/NAME.md.
+    Started again, the command goes on where it stopped, even within a run; it does not repeat finished runs. The table
+    is saved as OUT/NAME.md.
 
         dist-rec reproduce ctr --raw ~/datasets
     """
@@ -40,7 +41,7 @@ def reproduce(
     chosen = [run for run in listed.run if only in run.name]
     if not chosen:
         raise UserError(
-            f"no run of {path} has {only!r} in its name; it has {', '.join(run.name for run in listed.run)}"
+            f"no run of {path} has {only!r} in its name; its runs: {', '.join(run.name for run in listed.run)}"
         )
     place = Place(path.parent, raw, out, processes)
     rows = []
@@ -67,7 +68,7 @@ def _markdown(study: "Study", rows: list["Row"]) -> Iterable[str]:
 
 
 def _spread(values: list[float]) -> str:
-    """Mean, and in brackets the range of several seeds."""
+    """The mean, and for several seeds the range in brackets."""
     if not values:
         return ""
     mean = f"{sum(values) / len(values):.4f}"

@@ -1,4 +1,4 @@
-"""A study: a list of runs on prepared data sets, each with several seeds; what is done already is kept.
+"""A study: a list of runs on prepared data sets, each with several seeds. Finished steps are not repeated.
 
 raw files ── dist-rec prepare ──▶ OUT/data/NAME ── dist-rec train ──▶ OUT/runs/RUN-SEED/result.json ──▶ means
 """
@@ -28,33 +28,33 @@ class StudyRun(Config):
     """One line of the table."""
 
     name: str
-    """What the table calls it."""
+    """Name in the table."""
     config: str = ""
-    """File of the config, relative to the list's folder."""
+    """Config file, relative to the folder of the list."""
     baseline: str = ""
-    """Instead of a config, a command of `dist-rec baseline`; it has no seed, and `settings` are its options."""
+    """A command of `dist-rec baseline` instead of a config; it has no seed, and `settings` are its options."""
     data: str
-    """One of the study's data sets."""
+    """Name of one of the study's data sets."""
     settings: tuple[str, ...] = ()
     """Overrides, such as `head.shared=false`; `{runs}` stands for the folder of the runs and `{seed}` for the seed."""
     seeds: int | None = Field(None, gt=0)
-    """Instead of the list's."""
+    """Number of seeds, instead of the list's."""
     paper: str = ""
-    """What the paper reports."""
+    """Result in the paper."""
     peer: str = ""
-    """What a peer's code gives on the same data."""
+    """Result of another implementation on the same data."""
 
 
 class Study(Config):
-    """The list."""
+    """The list of runs."""
 
     metrics: tuple[str, ...]
-    """Columns of the table, by the names that the tasks give them."""
+    """Metrics that are columns of the table, by their names in the task."""
     seeds: int = Field(3, gt=0)
-    """Runs of each line; the table has their means."""
+    """Number of seeds of each run; the table has the means over them."""
     data: dict[str, tuple[str, ...]]
-    """For each data set the arguments of `dist-rec prepare`: `{raw}` stands for the folder of the raw data and `{seed}`
-    for the seed of the run, so that each has a split of its own."""
+    """Arguments of `dist-rec prepare` for each data set. `{raw}` stands for the folder of the raw data, `{seed}` for
+    the seed of the run; with it each seed has a split of its own."""
     run: tuple[StudyRun, ...] = Field(min_length=1)
 
     @classmethod
@@ -63,13 +63,13 @@ class Study(Config):
         study = cls.parse(read_toml(path), f"{path}: ")
         for run in study.run:
             if run.data not in study.data:
-                raise UserError(f"{path}: run {run.name!r} is on data {run.data!r}; known: {', '.join(study.data)}")
+                raise UserError(f"{path}: run {run.name!r}: unknown data {run.data!r}; known: {', '.join(study.data)}")
             if bool(run.config) == bool(run.baseline):
                 raise UserError(f"{path}: run {run.name!r} needs a config or a baseline, and not both")
         return study
 
     def carry_out(self, run: StudyRun, place: "Place", seeds: int) -> "Row":
-        """Prepares the data and trains, unless that is done; baselines are fit anew."""
+        """Prepares the data and trains, unless that is done already; baselines are fitted again each time."""
         result_of = _fit if run.baseline else _train
         results = [result_of(run, self._prepare(run.data, place, seed), place, seed) for seed in range(seeds)]
         return Row(run, results, self.metrics)
@@ -85,7 +85,7 @@ class Study(Config):
 
 @dataclass(frozen=True)
 class Place:
-    """Where a study is carried out."""
+    """Folders and processes of a study."""
 
     configs: Path
     """Folder of the list."""
@@ -94,7 +94,7 @@ class Place:
     out: Path
     """Folder of the prepared data and the runs."""
     processes: int
-    """That train together, on this machine."""
+    """Number of processes that train each run, on this machine."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ class Row:
 
     @property
     def scores(self) -> dict[str, list[float]]:
-        """Test scores by metric, one for each seed; null is what is not a number."""
+        """Test scores by metric, one for each seed; null in a result is NaN here."""
         tests = [result["test"] for result in self.results]
         return {
             name: [math.nan if test[name] is None else test[name] for test in tests]
@@ -117,16 +117,16 @@ class Row:
 
     @property
     def rows_per_s(self) -> float:
-        """Mean training speed; 0 of a baseline."""
+        """Mean training speed; 0 for a baseline."""
         return mean(result["train"]["rows_per_s"] if "train" in result else 0.0 for result in self.results)
 
     @property
     def parameters(self) -> int:
-        """Of the tables and the dense part together; 0 of a baseline."""
+        """Parameters of the tables and the dense part together; 0 for a baseline."""
         return sum(self.results[0].get("parameters", {}).values())
 
     def summary(self) -> dict[str, Any]:
-        """For `--json`."""
+        """The values for `--json`."""
         return {
             "name": self.run.name,
             "parameters": self.parameters,
@@ -144,7 +144,7 @@ def _train(run: StudyRun, data: Path, place: Place, seed: int) -> dict[str, Any]
     if begun:
         changes = RunConfig.parse(read_toml(config, settings)).changes(folder.config)
         if changes:
-            raise UserError(f"{folder} was trained with other settings ({'; '.join(changes)}); remove it to train anew")
+            raise UserError(f"{folder} was trained with other settings ({'; '.join(changes)}); remove it to retrain")
     if not folder.result:
         words = ["train", str(config), *settings, "--run-dir", str(folder), *(["--resume"] if begun else [])]
         _python(*LAUNCH, str(place.processes), *DIST_REC, *words)
@@ -152,12 +152,12 @@ def _train(run: StudyRun, data: Path, place: Place, seed: int) -> dict[str, Any]
 
 
 def _fit(run: StudyRun, data: Path, place: Place, seed: int) -> dict[str, Any]:
-    said = _python(*DIST_REC, "baseline", run.baseline, str(data), *run.settings, "--json")
-    return {"test": json.loads(said.splitlines()[-1])}
+    output = _python(*DIST_REC, "baseline", run.baseline, str(data), *run.settings, "--json")
+    return {"test": json.loads(output.splitlines()[-1])}
 
 
 def _python(*words: str) -> str:
-    """What the command says on stdout."""
+    """Runs a Python command and returns its stdout; raises UserError if it fails."""
     ended = subprocess.run([sys.executable, *words], stdout=subprocess.PIPE, text=True, check=False)
     if ended.returncode:
         raise UserError(f"`python {' '.join(words)}` ended with exit code {ended.returncode}; see above")

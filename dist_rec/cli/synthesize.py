@@ -7,18 +7,20 @@ from typing import Annotated
 
 import typer
 
+from dist_rec.cli.options import AsJson, Out
+
 
 def synthesize(
-    out: Annotated[Path, typer.Option(help="The folder to make.", show_default=False)],
+    out: Out,
     rows: Annotated[int, typer.Option(min=1, help="Rows in all files together.")] = 200_000,
-    files: Annotated[int, typer.Option(min=1, help="Files part_0.tsv.gz, part_1.tsv.gz, …")] = 10,
-    seed: Annotated[int, typer.Option(min=0, help="Another seed is another click model and other rows.")] = 0,
-    workers: Annotated[int | None, typer.Option(min=1, help="Processes; one for each processor if not given.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")] = False,
+    files: Annotated[int, typer.Option(min=1, help="Number of files part_0.tsv.gz, part_1.tsv.gz, …")] = 10,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the click model and the rows.")] = 0,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes; one per processor if not given.")] = None,
+    as_json: AsJson = False,
 ) -> None:
-    """Write raw files in Criteo's form, with clicks drawn from a known model: data to try everything without data.
+    """Write raw files in Criteo's format, with clicks drawn from a known model, to try everything without real data.
 
-    Ids are skewed, values go missing, and truth.json tells the best AUC and logloss that any model can reach:
+    Ids are skewed and some values are missing. truth.json holds the best AUC and logloss that any model can reach:
 
         dist-rec synthesize --rows 200000 --out raw
         dist-rec prepare criteo --train 'raw/part_[0-7].tsv.gz' --valid raw/part_8.tsv.gz \\

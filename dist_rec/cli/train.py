@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from dist_rec.cli.options import AsJson
 from dist_rec.core.errors import UserError
 from dist_rec.core.log import shown, to_json
 
@@ -19,18 +20,18 @@ def train(
         Path | None,
         typer.Option("--run-dir", help="Folder of the run. \\[default: runs/CONFIG-DATE-TIME]", show_default=False),
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the run folder's newest checkpoint.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint in --run-dir.")] = False,
     allow_changes: Annotated[
-        bool, typer.Option("--allow-changes", help="Resume although config or data have changed since.")
+        bool, typer.Option("--allow-changes", help="Resume even if config or data have changed.")
     ] = False,
     print_config: Annotated[
-        bool, typer.Option("--print-config", help="Print every setting in effect and stop.")
+        bool, typer.Option("--print-config", help="Print all settings in effect and stop.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object, last.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Train a recommender and evaluate its best checkpoint.
 
-    Alone this is one process; under torchrun it is as many as are started (launch/local.sh, launch/slurm.sbatch).
+    This starts one process; to start several, use torchrun (launch/local.sh, launch/slurm.sbatch).
 
         dist-rec train configs/dlrm_criteo.toml data.path=data/criteo train.epochs=1
 
@@ -45,15 +46,15 @@ def train(
         typer.echo(settings.to_toml())
         return
     if resume and run is None:
-        raise UserError("--resume needs --run-dir: which run should go on?")
+        raise UserError("--resume needs --run-dir, the folder of the run to go on with")
     result = _train(settings, config.stem, run, resume, allow_changes)
     if result is not None and as_json:
         typer.echo(to_json(result))
 
 
-def _train(
-    settings: Any, name: str, run: Path | None, resume: bool, allow_changes: bool = False
-) -> dict[str, Any] | None:
+def _train(settings: Any, name: str, run: Path | None, resume: bool, allow_changes: bool) -> dict[str, Any] | None:
+    from datetime import datetime
+
     from rich.console import Console
 
     from dist_rec.core.process import on_first, process_group, this_process
@@ -64,7 +65,7 @@ def _train(
     process = this_process(settings.train.device)
     console = Console(stderr=True)
     with process_group(process), ExitStack() as stack:
-        folder = RunFolder(run or on_first(process, lambda: _new_path(name)))
+        folder = RunFolder(run or on_first(process, lambda: Path(f"runs/{name}-{datetime.now():%Y%m%d-%H%M%S}")))
         on_first(process, lambda: stack.enter_context(folder.owned(resume)))
         trainer = Trainer(settings, process, folder)
         if resume:
@@ -77,12 +78,6 @@ def _train(
         return None
     console.print(_report(result, folder.path, process.world))
     return {"run": str(folder), **result}
-
-
-def _new_path(name: str) -> Path:
-    from datetime import datetime
-
-    return Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
 
 
 def _report(result: dict[str, Any], folder: Path, world: int) -> Any:

@@ -1,8 +1,8 @@
 """Checkpoints on disk: the whole state of a run after a step, checked before it is read.
 
-A folder `step_00001000` is whole or not there. Tensors are saved by name and place in the table, so that another
-number of processes and another sharding can load them; the rest is in `state.json`, beside a checksum of each file and
-of itself. `Saver` writes them.
+A folder `step_00001000` is complete or absent. Tensors are saved by name and by position in the table, so that another
+number of processes and another sharding can load them. `state.json` holds all other values, a checksum of each file and
+one of itself. `Saver` writes checkpoints.
 """
 
 import json
@@ -18,20 +18,15 @@ from torchrec.optim.keyed import KeyedOptimizer
 
 from dist_rec.core.errors import UserError
 from dist_rec.core.process import Process, on_all, on_first
+from dist_rec.data.shards import checksum
 from dist_rec.train.state import Resharding, state_of
 
 STATE = "state.json"
-CHUNK = 1 << 24
 log = logging.getLogger(__name__)
 
 
 class Checkpoints:
-    """The checkpoints of a run, to be read by all processes together.
-
-    Args:
-        folder: where they lie, one folder a step.
-        process: this one.
-    """
+    """The checkpoints in a folder; all processes call its methods together."""
 
     def __init__(self, folder: Path, process: Process) -> None:
         self.folder, self._process = folder, process
@@ -42,22 +37,22 @@ class Checkpoints:
         return self.folder / f"step_{step:08d}"
 
     def steps(self) -> list[int]:
-        """Steps of the whole checkpoints, ascending."""
+        """Steps that have a checkpoint, ascending."""
         return sorted(int(path.name.removeprefix("step_")) for path in self.folder.glob("step_*[0-9]"))
 
     def newest(self) -> int | None:
-        """The step of the newest checkpoint that is not damaged, warning of those that are; None if there is none."""
+        """The step of the newest undamaged checkpoint, with a warning for each damaged one; None if there is none."""
         # Listed once: on a network file system processes may see different steps, and would check different ones.
         for step in reversed(on_first(self._process, self.steps)):
             damage = self.damage(step)
             if damage is None:
                 return step
             if self._process.first:
-                log.warning("%s is damaged (%s); trying the one before", self.path(step), damage)
+                log.warning("%s is damaged (%s); trying the checkpoint before it", self.path(step), damage)
         return None
 
     def find(self, which: str) -> int:
-        """The step of an undamaged checkpoint named by its step, as "last" or as "best"; raises UserError."""
+        """The step of an undamaged checkpoint, named by its step, "last" or "best"; raises UserError if it has none."""
         steps = on_first(self._process, self.steps)
         if not steps:
             raise UserError(f"{self.folder} holds no checkpoint")
@@ -74,11 +69,7 @@ class Checkpoints:
         return int(which)
 
     def state(self, step: int) -> dict[str, Any]:
-        """The plain values of a checkpoint.
-
-        Raises:
-            UserError: if there is no such checkpoint or it is damaged.
-        """
+        """The values of a checkpoint that are not tensors; raises UserError if it is missing or damaged."""
         if (damage := self.damage(step)) is not None:
             raise UserError(f"{self.path(step)}: {damage}; this run has checkpoints of the steps {self.steps()}")
         return json.loads((self.path(step) / STATE).read_text())
@@ -87,7 +78,7 @@ class Checkpoints:
         """Loads a checkpoint into the live tensors.
 
         Raises:
-            UserError: if there is no such checkpoint, it is damaged or its tensors are not those of the model.
+            UserError: if the checkpoint is missing or damaged, or its tensors do not fit the model.
         """
         self.state(step)
         if optimizer is not None:
@@ -98,7 +89,7 @@ class Checkpoints:
         resharding.finish()
 
     def damage(self, step: int) -> str | None:
-        """What is wrong with a checkpoint, or None; the processes share the reading and agree on the answer."""
+        """The damage of a checkpoint, or None; the processes share the reading and all get the same answer."""
         if step in self._whole:
             return None
         damage = next((found for found in on_all(lambda: self._damage_of_share(step)) if found is not None), None)
@@ -112,30 +103,22 @@ class Checkpoints:
             state = json.loads((path / STATE).read_text())
             written, files = state.pop("checksum", None), state["files"]
             if written not in (None, checksum_of(state)):
-                return f"{STATE} is changed"
+                return f"{STATE} has changed since it was written"
             mine = sorted(files)[self._process.rank :: self._process.world]
-            return next((f"{name} is changed" for name in mine if checksum(path / name) != files[name]), None)
+            changed = (name for name in mine if checksum(path / name) != files[name])
+            return next((f"{name} has changed since it was written" for name in changed), None)
         except FileNotFoundError as error:
             return f"{error.filename} is missing"
         except Exception as error:
             return f"{STATE} is unreadable: {error}"
 
 
-def checksum(path: Path) -> str:
-    """Of a file."""
-    digest = xxhash.xxh3_64()
-    with path.open("rb") as file:
-        while chunk := file.read(CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
 def checksum_of(state: dict[str, Any]) -> str:
-    """Of what `state.json` holds beside its checksum."""
+    """Checksum of the content of `state.json`, without its key `checksum`."""
     return xxhash.xxh3_64_hexdigest(json.dumps(state, sort_keys=True).encode())
 
 
 def remove_partial(folder: Path) -> None:
-    """Removes what saves that did not end have left in a folder of checkpoints."""
+    """Removes the remains of interrupted saves from a folder of checkpoints."""
     for left in folder.glob(".step_*.partial"):
         shutil.rmtree(left, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Where the time of a run goes."""
+"""Time that a run spends on each of its activities."""
 
 import time
 from collections import defaultdict
@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 
 class Clock:
-    """Seconds by what they were spent on."""
+    """Adds up the seconds spent on each activity."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
@@ -25,7 +25,7 @@ class Clock:
             self.seconds[name] += time.perf_counter() - started
 
     def each(self, name: str, values: Iterator[T]) -> Iterator[T]:
-        """The values; adds the time that each keeps its reader waiting."""
+        """Yields the values, and adds the time that each takes to arrive."""
         while True:
             with self.of(name):
                 value = next(values, None)

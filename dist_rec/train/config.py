@@ -1,4 +1,4 @@
-"""The configuration of a run: each component's own config, put together."""
+"""The configuration of a run: the configs of its components, put together."""
 
 from typing import Any, Literal
 
@@ -18,7 +18,7 @@ from dist_rec.tasks.top_n import TopN
 from dist_rec.train.schedule import ScheduleConfig
 
 TASKS: tuple[type[Task], ...] = (Click, Rating, Implicit, TopN, NextItem)
-HOW_NOT_WHAT = (
+EXECUTION_KEYS = (
     "data.path",
     "data.threads",
     "data.prefetch",
@@ -28,29 +28,29 @@ HOW_NOT_WHAT = (
     "train.log_every",
     "checkpoint.",
 )
-"""Keys that say how a run is carried out: free to change when it goes on."""
+"""Prefixes of keys that do not affect the result, and may change when a run is resumed."""
 
 
 class OptimizerConfig(Config):
-    """The optimizer of the dense parameters (those of the embeddings are in `embedding`)."""
+    """Optimizer of the dense parameters; `embedding` has those of the embeddings."""
 
     name: Literal["adam", "adagrad", "sgd"] = "adam"
     """Update rule."""
     lr: float = Field(0.001, gt=0)
     """Learning rate."""
     eps: float = Field(1e-8, gt=0)
-    """Added to the denominator of Adam and Adagrad. A larger one keeps rounding in gradients near zero from growing."""
+    """Added to the denominator of Adam and Adagrad. A larger one amplifies rounding in gradients near zero less."""
     weight_decay: float = Field(0.0, ge=0)
     """L2 penalty on the dense parameters."""
     clip_norm: float | None = Field(None, gt=0)
-    """Largest norm of the dense gradient; a longer one is scaled down. Not set: no clipping."""
+    """Largest norm of the dense gradient; a gradient of larger norm is scaled down. Not set: no clipping."""
 
 
 class TrainConfig(Config):
-    """How long and how."""
+    """Length, evaluation and precision of the training."""
 
     batch: int = Field(2048, gt=0)
-    """Rows of a global batch, dealt to all processes; of a recurrent head, its lanes."""
+    """Rows of a global batch, divided among the processes; for a recurrent head, its lanes."""
     epochs: int = Field(1, gt=0)
     """Passes over the training split."""
     steps: int | None = Field(None, gt=0)
@@ -60,65 +60,65 @@ class TrainConfig(Config):
     eval_batch: int = Field(8192, gt=0)
     """Rows of a global batch in evaluation."""
     patience: int | None = Field(None, gt=0)
-    """Stop after this many evaluations without a better score; not set: never."""
+    """Stop after this many consecutive evaluations without a better score; not set: never."""
     precision: Literal["bf16", "fp32", "fp64"] = "bf16"
-    """Of the dense part. bf16: its matrix products alone; parameters and sums are float32, as embeddings always are.
-    fp64: all of it, so that rounding does not tell a run on other processes from this one; takes twice as long as fp32.
+    """Precision of the dense part. bf16: matrix products in bfloat16; the rest in float32, like the embeddings.
+    fp64: all in float64, so that rounding hardly depends on the number of processes; takes twice as long as fp32.
     """
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """auto takes the GPU where there is one."""
+    """auto: the GPU if there is one, otherwise the CPU."""
     on_nonfinite: Literal["error", "skip"] = "error"
-    """What a loss that is not a number does: stop the run, or leave the batch out (one more exchange a step)."""
+    """If a loss is NaN or infinite: stop the run, or skip the batch (costs one more all-reduce a step)."""
     log_every: int = Field(100, gt=0)
-    """Steps between lines of metrics.jsonl and TensorBoard."""
+    """Steps between records in metrics.jsonl and TensorBoard."""
 
 
 class PretrainedConfig(Config):
-    """Runs that the parameters start from."""
+    """Initial parameters from earlier runs."""
 
     runs: tuple[str, ...] = ()
-    """Their folders: tables of the same name are taken over, and what the head makes of their heads."""
+    """Folders of runs. Tables of the same name are copied; `Head.adopt` takes parameters of their heads."""
 
 
 class CheckpointConfig(Config):
-    """When the whole state is saved."""
+    """Saving of the training state."""
 
     every: int | None = Field(None, gt=0)
     """Steps between checkpoints; not set: at each evaluation."""
     keep: int = Field(2, gt=0)
-    """Newest checkpoints that are kept, beside the best one."""
+    """Newest checkpoints to keep, beside the best one."""
     asynchronous: bool = True
-    """Training goes on while a copy of the state is written; the copy takes as much host memory as the state."""
+    """Train while a copy of the state is written; the copy takes as much host memory as the state."""
 
 
 class RunConfig(Config):
-    """Everything that defines a run; the number of processes is not among it."""
+    """All settings of a run; the number of processes is not one of them."""
 
     seed: int = Field(0, ge=0, lt=1 << 63)
-    """Of initial weights, order of rows and dropout."""
+    """Seed of the initial weights, the order of rows and dropout."""
     task: Click.Config | Rating.Config | Implicit.Config | TopN.Config | NextItem.Config = Field(
         Click.Config(), discriminator="name"
     )
-    """What is predicted; its `name`, and its own keys."""
+    """The prediction task: its `name`, and its own keys."""
     data: LoaderConfig
-    """Where the rows come from."""
+    """The data set, and how it is read."""
     head: dict[str, Any]
     """The recommender: its `name`, and its own keys (`dist-rec heads NAME` lists them)."""
     embedding: EmbeddingConfig = EmbeddingConfig()
     """The sharded embedding layer."""
     optimizer: OptimizerConfig = OptimizerConfig()
-    """Of the dense parameters."""
+    """Optimizer of the dense parameters."""
     pretrained: PretrainedConfig = PretrainedConfig()
-    """What the run starts from."""
+    """Initial parameters from earlier runs."""
     schedule: ScheduleConfig = ScheduleConfig()
-    """Of the learning rates."""
+    """Schedule of the learning rates."""
     train: TrainConfig = TrainConfig()
-    """Length, evaluation, precision."""
+    """Length, evaluation and precision."""
     checkpoint: CheckpointConfig = CheckpointConfig()
-    """Saving."""
+    """Saving of the training state."""
 
     def head_config(self) -> Config:
-        """The head's own config, checked against its keys."""
+        """The head's own config; raises UserError for a key that is missing, unknown or invalid."""
         values = dict(self.head)
         name = values.pop("name", None)
         if not isinstance(name, str):
@@ -126,23 +126,23 @@ class RunConfig(Config):
         return find_head(name).Config.parse(values, "head.")
 
     def changes(self, other: "RunConfig") -> list[str]:
-        """Keys that differ from another config and matter for the result, as `key: theirs → ours`."""
+        """Settings that affect the result and differ from another config, as `key: theirs → ours`."""
         ours, theirs = _flat(self.model_dump(mode="json")), _flat(other.model_dump(mode="json"))
         return [
             f"{key}: {theirs.get(key)} → {ours.get(key)}"
             for key in sorted(ours | theirs)
-            if ours.get(key) != theirs.get(key) and _says_what(key)
+            if ours.get(key) != theirs.get(key) and _affects_result(key)
         ]
 
     @property
     def head_name(self) -> str:
-        """The name by which the head is found."""
+        """Name of the head."""
         return self.head["name"]
 
 
-def _says_what(key: str) -> bool:
-    of_some = key.startswith(("embedding.lookups.", "embedding.tables.")) and key.endswith(".sharding")
-    return not (of_some or key.startswith(HOW_NOT_WHAT))
+def _affects_result(key: str) -> bool:
+    sharding = key.startswith(("embedding.lookups.", "embedding.tables.")) and key.endswith(".sharding")
+    return not (sharding or key.startswith(EXECUTION_KEYS))
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

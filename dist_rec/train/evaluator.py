@@ -13,16 +13,9 @@ from dist_rec.tasks.task import Task
 def evaluate(
     model: DistributedModelParallel, loader: Loader | LaneLoader, task: Task, process: Process
 ) -> dict[str, float]:
-    """Scores every row of the loader's split once.
+    """Scores every row of the loader's split once; returns the task's metrics over the rows of all processes.
 
-    Args:
-        model: not attached to a pipeline; its mode (training or evaluation) is restored.
-        loader: of this process.
-        task: what its scores are compared by.
-        process: where the model is.
-
-    Returns:
-        The task's metrics over the rows of all processes.
+    The model must be detached from its pipeline. Its mode (training or evaluation) is restored.
     """
     metrics = task.metrics(process.device)
     was_training = model.training

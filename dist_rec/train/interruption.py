@@ -1,4 +1,4 @@
-"""Being asked to stop: SIGTERM and SIGUSR1 (a scheduler's warning) let the run finish its step and save."""
+"""Requests to stop: after SIGTERM or SIGUSR1 (a scheduler's warning) the run finishes its step and saves."""
 
 import signal
 from types import FrameType
@@ -13,11 +13,7 @@ EVERY = 10
 
 
 class Interruption:
-    """Notes the signals and lets all processes agree on the step to stop after.
-
-    Args:
-        process: this one.
-    """
+    """Records the signals, and makes all processes stop after the same step."""
 
     def __init__(self, process: Process) -> None:
         self._world, self._asked = process.world, False
@@ -29,11 +25,11 @@ class Interruption:
         self._asked = True
 
     def agreed(self, step: int) -> bool:
-        """Whether to stop after this step; to save messages the processes ask each other every few steps only."""
-        return self.asked() if self._world == 1 or step % EVERY == 0 else False
+        """Whether to stop after this step; the processes exchange messages only every `EVERY` steps."""
+        return (self._world == 1 or step % EVERY == 0) and self.asked()
 
     def asked(self) -> bool:
-        """Whether any process was asked to stop; called by all, one small message on the host."""
+        """Whether any process was asked to stop; all processes call it, and exchange one small message on the host."""
         if self._world == 1:
             return self._asked
         asked = torch.tensor(int(self._asked))

@@ -1,4 +1,4 @@
-"""The lock of a folder: one process at a time writes there, and a file says which."""
+"""A lock on a folder: one process at a time writes there, and the lock file names it."""
 
 import fcntl
 import json
@@ -16,25 +16,23 @@ log = logging.getLogger(__name__)
 
 
 class Owner(NamedTuple):
-    """A process that has, or had, a lock."""
+    """A process that holds a lock, or held it when it ended."""
 
     host: str
     pid: int
     job: str
-    """The same over all restarts of a job; empty if started by hand."""
+    """Identifier of the job, the same over its restarts; empty if the process was started by hand."""
 
     def __str__(self) -> str:
         return f"process {self.pid} on {self.host}"
 
 
 class Lock:
-    """Held from `take` to `release`, or until the process ends, however it ends.
+    """Held from `take` to `release`, or until the process ends in any way. A released lock leaves an empty file.
 
-    The system frees a lock (flock) of a process that is gone. On file systems without locks, such as some of a network,
-    what the file says decides, which cannot tell two processes apart that start within the same moment.
-
-    Args:
-        path: of the file; released, it stays and is empty.
+    The operating system frees the lock (flock) of a process that has ended. On file systems without flock, such as some
+    network file systems, the content of the file decides; then two processes that start at the same moment may both
+    take the lock.
     """
 
     def __init__(self, path: Path) -> None:
@@ -43,14 +41,14 @@ class Lock:
 
     @property
     def held(self) -> bool:
-        """Whether this process has it."""
+        """Whether this process holds the lock."""
         return self._file is not None
 
     def take(self) -> None:
-        """Takes the lock, unless this process has it already.
+        """Takes the lock, unless this process holds it already.
 
         Raises:
-            UserError: if another process has it.
+            UserError: if another process holds it.
             OSError: if the file cannot be written.
         """
         if self._file is not None:
@@ -62,7 +60,7 @@ class Lock:
             if (refusal := _refusal(self.path, owner, mine, locked)) is not None:
                 raise UserError(refusal)
             if owner is not None:
-                log.warning("%s: taken over from %s, which is gone", self.path.parent, owner)
+                log.warning("%s: taken over from %s, which has ended", self.path.parent, owner)
             file.truncate(0)
             file.write(json.dumps(mine._asdict()).encode())
         except BaseException:
@@ -71,7 +69,7 @@ class Lock:
         self._file = file
 
     def release(self) -> None:
-        """Lets other processes take the lock; does nothing if this one has it not."""
+        """Frees the lock, if this process holds it."""
         if self._file is not None:
             self._file.truncate(0)
             self._file.close()
@@ -79,7 +77,7 @@ class Lock:
 
 
 def _flock(file: FileIO) -> bool | None:
-    """Whether the system gives this process the lock of a file; None if the file system has none."""
+    """Whether the operating system grants the lock on a file; None if the file system has no locks."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -90,7 +88,7 @@ def _flock(file: FileIO) -> bool | None:
 
 
 def _owner(file: FileIO) -> Owner | None:
-    """The process that a lock's file names; None if it was released or never taken."""
+    """The process that a lock file names; None if the lock was released or never taken."""
     file.seek(0)
     try:
         return Owner(**json.loads(file.read()))
@@ -99,14 +97,14 @@ def _owner(file: FileIO) -> Owner | None:
 
 
 def _refusal(path: Path, owner: Owner | None, mine: Owner, locked: bool | None) -> str | None:
-    """Why a process may not take a lock, or None."""
+    """The error for a process that may not take a lock; None if it may."""
     if locked is False:
         return f"{path.parent} is in use by {owner or 'another process'}; wait for its end or choose another --run-dir"
     if owner is None:
         return None
     if owner.host == mine.host:
-        gone = locked or owner.pid == mine.pid or not Path(f"/proc/{owner.pid}").exists()
+        ended = locked or owner.pid == mine.pid or not Path(f"/proc/{owner.pid}").exists()
     else:
-        # A restart of a job ends its old processes first, on every host.
-        gone = owner.job == mine.job != ""
-    return None if gone else f"{path.parent} is in use by {owner}; if that has ended, remove {path}"
+        # A job that restarts ends its old processes first, on every host.
+        ended = owner.job == mine.job != ""
+    return None if ended else f"{path.parent} is in use by {owner}; if that has ended, remove {path}"

@@ -1,4 +1,4 @@
-"""The whole model of a run: embeddings, head and loss, sharded over the processes."""
+"""The model of a run, sharded over the processes, and its optimizers."""
 
 from functools import partial
 from typing import Any
@@ -25,7 +25,7 @@ from dist_rec.train.spec import Spec
 
 
 def build_model(spec: Spec, process: Process) -> DistributedModelParallel:
-    """Builds and shards the model; its initial parameters depend on the config and the data's tables alone."""
+    """Builds and shards the model; its initial parameters depend only on the config and the tables of the data."""
     config = spec.config
     torch.manual_seed(config.seed)
     head = spec.build_head().to(process.device)
@@ -46,7 +46,7 @@ def _lane_state(spec: Spec, process: Process) -> LaneState | None:
 
 
 def build_optimizer(config: RunConfig, model: DistributedModelParallel) -> CombinedOptimizer:
-    """All optimizers as one: those of sharded tables, of replicated tables and of dense parameters."""
+    """One optimizer that combines those of the sharded tables, the replicated tables and the dense parameters."""
     optimizers: list[KeyedOptimizer] = [model.fused_optimizer, RowOptimizer(model)]
     updates, dense = embedding_layer(model).updates, {}
     for name, parameter in in_backward_optimizer_filter(model.named_parameters()):

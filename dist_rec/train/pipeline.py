@@ -1,4 +1,4 @@
-"""Carries out steps: in order on CPUs; on GPUs with copy and input exchange of the next batches under compute."""
+"""Training steps: in order on CPUs; on GPUs the next batches are copied and exchanged during compute."""
 
 from collections.abc import Iterator
 from typing import Protocol
@@ -14,7 +14,7 @@ from dist_rec.train.recommender import Output
 
 
 class Segment(Iterator[Batch]):
-    """The next batches up to a number; closed before, it gives no more, and a pipeline empties itself."""
+    """The next `length` batches, or fewer if it is closed before; a pipeline then finishes the batches in flight."""
 
     def __init__(self, batches: Iterator[Batch], length: int) -> None:
         self._batches, self._left = batches, length
@@ -31,24 +31,24 @@ class Segment(Iterator[Batch]):
 
 
 class Pipeline(Protocol):
-    """TorchRec's contract of train pipelines."""
+    """Interface of TorchRec's train pipelines."""
 
     def progress(self, batches: Iterator[Batch], /) -> Output:
-        """One step: forward, and if the model is in training mode backward and update; raises StopIteration."""
+        """One step: forward, and in training mode backward and update; raises StopIteration after the last batch."""
 
     def detach(self) -> nn.Module:
-        """The model, free to be called directly until the next step."""
+        """The model, which may be called directly until the next step."""
 
 
 def finite_everywhere(loss: Tensor) -> bool:
-    """Whether the loss is a finite number on all processes, which all get to know."""
+    """Whether the loss is finite on every process; the same answer on all."""
     finite = torch.isfinite(loss).int()
     dist.all_reduce(finite, dist.ReduceOp.MIN)
     return bool(finite)
 
 
 class SequentialPipeline:
-    """One step after the other: there is no second stream on a CPU to overlap with."""
+    """One step after the other: a CPU has no second stream to overlap with."""
 
     def __init__(self, model: nn.Module, optimizer: Optimizer, skip_nonfinite: bool) -> None:
         self._model, self._optimizer, self._skip_nonfinite = model, optimizer, skip_nonfinite
@@ -69,7 +69,7 @@ class SequentialPipeline:
 
 
 class SkippingPipeline(TrainPipelineSparseDist):
-    """Leaves out the backward pass of a loss that is not finite; without gradients the optimizers change nothing."""
+    """Skips the backward pass if the loss is not finite; without gradients the optimizers change nothing."""
 
     def _backward(self, losses: Tensor) -> None:
         if finite_everywhere(losses.detach()):
@@ -77,7 +77,7 @@ class SkippingPipeline(TrainPipelineSparseDist):
 
 
 def make_pipeline(model: nn.Module, optimizer: Optimizer, device: torch.device, skip_nonfinite: bool) -> Pipeline:
-    """The pipeline that suits the device; `skip_nonfinite` leaves out batches whose loss is not a number."""
+    """The pipeline for a device; `skip_nonfinite` skips batches whose loss is NaN or infinite."""
     if device.type == "cuda":
         overlapped = SkippingPipeline if skip_nonfinite else TrainPipelineSparseDist
         return overlapped(model, optimizer, device, execute_all_batches=True)

@@ -1,4 +1,4 @@
-"""Starting from runs that were trained before: tables by their names, and what the head makes of other heads."""
+"""Initial parameters from earlier runs: tables by their names, and other heads' parameters by `Head.adopt`."""
 
 from functools import partial
 from pathlib import Path
@@ -23,15 +23,12 @@ from dist_rec.train.state import state_of
 
 
 def start_from(model: DistributedModelParallel, runs: tuple[str, ...], process: Process) -> None:
-    """Loads the best checkpoints of runs into a new model, at any number of processes and any sharding.
+    """Loads the best checkpoints of runs into a new model, with any number of processes and any sharding.
 
-    Args:
-        model: gets their tables of the same name, and their heads' parameters as `Head.adopt` says.
-        runs: folders.
-        process: this one.
+    Tables of the same name are copied; `Head.adopt` takes parameters of the runs' heads.
 
     Raises:
-        UserError: if a run has no checkpoint, nothing that the model has, or a table of another size.
+        UserError: if a run has no checkpoint, no table of the model, or a table of another size.
     """
     head = next(module for module in model.modules() if isinstance(module, Head))
     dims = embedding_layer(model).dims
@@ -46,7 +43,7 @@ def start_from(model: DistributedModelParallel, runs: tuple[str, ...], process: 
 
 
 def _check_widths(config: RunConfig, run: str, head: Head, dims: dict[TableName, int]) -> None:
-    """Compares the columns that the heads asked for: tables of several widths are padded to the same size."""
+    """Compares the dimensions that the heads asked for: tables of different dimensions are padded to the same size."""
     for lookup in find_head(config.head_name).lookups(config.head_config(), head.manifest):
         for feature in lookup.features:
             table = TableName(lookup.name, head.manifest.table_of(feature))
@@ -58,7 +55,7 @@ def _check_widths(config: RunConfig, run: str, head: Head, dims: dict[TableName,
 
 
 def _load(model: DistributedModelParallel, path: Path, run: str) -> dict[str, Tensor]:
-    """Loads the tables; returns the head's parameters by their names in it."""
+    """Loads the tables; returns the parameters of the saved head by their names in it."""
     reader = dcp.FileSystemReader(path)
     saved = {
         name: value
@@ -70,11 +67,11 @@ def _load(model: DistributedModelParallel, path: Path, run: str) -> dict[str, Te
     for name, value in tables.items():
         if value.size() != saved[name].size:
             raise UserError(
-                f"{run}: {name} is {[*saved[name].size]}, this model has {[*value.size()]}; use the same data, "
+                f"{run}: {name} has size {[*saved[name].size]}, this model's has {[*value.size()]}; use the same data, "
                 "and heads of the same sizes, such as head.dim (biases are columns too)"
             )
     if not tables:
-        raise UserError(f"{run} has none of this model's tables; see pretrained.runs")
+        raise UserError(f"pretrained.runs: {run} has no table of this model; name a run with a table of the same name")
     head = {
         name: torch.empty(value.size, dtype=value.properties.dtype)
         for name, value in saved.items()
@@ -85,7 +82,7 @@ def _load(model: DistributedModelParallel, path: Path, run: str) -> dict[str, Te
 
 
 def _rows(model: DistributedModelParallel, dims: dict[TableName, int], name: str, ids: Tensor) -> Tensor:
-    """Rows of a sharded table without its padding, put together from all processes; see `TableRows`."""
+    """Rows of a sharded table, without padding, gathered from all processes; see `TableRows`."""
     table = TableName.parse(name)
     weights = by_table(state_of(model, None).items())[table]
     if not isinstance(weights, ShardedTensor):

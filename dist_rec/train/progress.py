@@ -1,4 +1,4 @@
-"""Where a run stands, and what falls on which step: pure functions that need no model."""
+"""Progress of a run, and the steps of its evaluations and checkpoints: pure functions that need no model."""
 
 import math
 from collections.abc import Callable
@@ -10,26 +10,23 @@ from dist_rec.train.config import RunConfig
 
 @dataclass
 class Progress:
-    """Where a run stands, beside its tensors."""
+    """The state of a run without its tensors."""
 
     step: int = 0
-    """Global steps done: also the cursor of the data."""
+    """Global steps done, which is also the position in the data."""
     best_step: int | None = None
     best_score: float | None = None
     evaluations_since_best: int = 0
     skipped_rows: int = 0
-    """Left out for damage, by all processes."""
+    """Rows of damaged blocks, skipped by all processes together."""
     skipped_steps: list[int] = field(default_factory=list)
-    """Left out for a loss that is not a number."""
+    """Steps skipped because the loss was NaN or infinite."""
 
 
 def judge(progress: Progress, score: float, is_better: Callable[[float, float], bool]) -> Progress:
-    """The progress after an evaluation at its step.
+    """The progress after an evaluation at its step with this score; NaN is never the best.
 
-    Args:
-        progress: before it.
-        score: what the task ranks models by; one that is not a number is never the best.
-        is_better: whether a score is better than another.
+    `is_better(a, b)` tells whether the score `a` is better than `b`.
     """
     best = progress.best_score
     if not math.isnan(score) and (best is None or is_better(score, best)):
@@ -39,20 +36,20 @@ def judge(progress: Progress, score: float, is_better: Callable[[float, float], 
 
 @dataclass(frozen=True)
 class Lengths:
-    """How long a run is, in global steps, and its periods."""
+    """Length of a run and of its periods, in global steps."""
 
     steps: int
-    """Of the run."""
+    """Steps of the run."""
     epoch: int
-    """Of an epoch."""
+    """Steps of an epoch."""
     evaluate_every: int
     save_every: int
     patience: int | None
-    """Evaluations without a better score that end the run; None: no number does."""
+    """Consecutive evaluations without a better score that end the run; None: no limit."""
 
     @classmethod
     def of(cls, config: RunConfig, epoch: int) -> Self:
-        """The lengths that a config gives on data with so many steps an epoch."""
+        """The lengths of a run by its config and the steps of an epoch."""
         train = config.train
         evaluate_every = train.evaluate_every or epoch
         save_every = config.checkpoint.every or evaluate_every
@@ -60,14 +57,14 @@ class Lengths:
         return cls(steps, epoch, evaluate_every, save_every, train.patience)
 
     def ended(self, progress: Progress) -> bool:
-        """Whether nothing is left to train."""
+        """Whether the training is complete, or stops early."""
         impatient = self.patience is not None and progress.evaluations_since_best >= self.patience
         return progress.step >= self.steps or impatient
 
     def segment_end(self, step: int) -> int:
-        """The next step on which an evaluation or a checkpoint falls, or the last one."""
+        """The next step with an evaluation or a checkpoint, or the last step."""
         return min(self.steps, *((step // every + 1) * every for every in (self.evaluate_every, self.save_every)))
 
     def evaluates(self, step: int) -> bool:
-        """Whether an evaluation falls on a step."""
+        """Whether the model is evaluated after this many steps."""
         return step % self.evaluate_every == 0 or step == self.steps

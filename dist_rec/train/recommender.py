@@ -1,9 +1,9 @@
 """The whole model as one module: batch → scores → loss.
 
-TorchRec's pipeline traces `forward` and takes what holds no table as a whole: so it only passes values on between the
-parts, and the loss is made inside of it (DDP takes no part in the backward pass of an output without tensors).
+TorchRec's pipeline traces `forward` and treats a module without tables as a whole, so `forward` only passes values
+between modules. It computes the loss, too: DDP ignores an output without tensors in the backward pass.
 
-Shapes: B rows that are scored, Q rows of the data.
+Shapes: B scored rows, Q rows of the data.
 """
 
 from dataclasses import replace
@@ -23,21 +23,21 @@ from dist_rec.train.lane_state import LaneState
 
 
 class Output(NamedTuple):
-    """What a training step leaves for the reports."""
+    """Reported values of a training step."""
 
     loss: Tensor
-    """float32 [], its mean over processes is the mean loss of the global batch."""
+    """float32 []; the mean over processes is the mean loss of the global batch."""
 
 
 class Precise(nn.Module):
-    """The dense part, a head, in the precision of the config.
+    """The head, computed on a device in the precision of the config; see `TrainConfig.precision`.
 
     Args:
         head: scores rows, or gives queries for a catalog.
-        precision: see `TrainConfig.precision`.
-        device: where it computes.
-        targets: the column of the targets, for the head of a catalog.
-        lane_state: of a recurrent head.
+        precision: of the config.
+        device: of the head.
+        targets: column of the targets, for a head of a catalog.
+        lane_state: for a recurrent head.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class Precise(nn.Module):
         self.head = head.double() if self._fp64 else head
 
     def forward(self, inputs: Inputs, batch: Batch) -> Any:
-        """What the head makes of the inputs: scores in float32 or float64, or queries."""
+        """Output of the head: scores [B] in float32 or float64, or a query."""
         if self._targets is not None:
             inputs = replace(inputs, num_targets=batch.column(self._targets).lengths)
         if self.lane_state is not None:
@@ -70,23 +70,19 @@ class Precise(nn.Module):
             return output
         if output.shape != (len(inputs.dense),):
             name, rows, shape = type(self.head).__name__, len(inputs.dense), [*output.shape]
-            raise UserError(f"head {name} gives scores of shape {shape} for {rows} rows; it must be [{rows}], one each")
+            raise UserError(f"head {name} gives scores of shape {shape} for {rows} rows; it must be [{rows}]")
         return output.to(torch.promote_types(output.dtype, torch.float32))
 
 
 class Objective(nn.Module):
-    """The loss of the scores: the task's, or the head's own.
-
-    Args:
-        task: what is predicted.
-    """
+    """The loss of the scores: the task's, or the head's own."""
 
     def __init__(self, task: Task) -> None:
         super().__init__()
         self._task = task
 
     def forward(self, output: Tensor | Query, scores: Scores, batch: Batch) -> tuple[Tensor, Output]:
-        """Loss to differentiate, whose mean over processes is that of the global batch, and what is reported of it."""
+        """The loss to differentiate, whose mean over processes is that of the global batch, and what to report."""
         loss_Q = self._loss(output, of_query(output, scores), batch)
         loss = (loss_Q * batch.weights).sum() * batch.scale
         return loss, Output(loss.detach())
@@ -100,21 +96,14 @@ class Objective(nn.Module):
 
 
 def of_query(output: Tensor | Query, scores: Scores) -> Scores:
-    """The scores of a catalog with what the head says of its queries; those of rows as they are."""
+    """The scores; those of a catalog get what the head says of its queries."""
     if isinstance(scores, CatalogScores) and isinstance(output, Query):
         scores.prediction, scores.per_target = output.predict, output.per_target
     return scores
 
 
 class Recommender(nn.Module):
-    """Embeddings, a head, for some heads a catalog that its queries are scored against, and the loss.
-
-    Args:
-        embeddings: what is looked up.
-        precise: the head, in its precision.
-        catalog: None for a head that scores rows.
-        objective: the loss.
-    """
+    """Embeddings, a head, the loss, and for heads that give queries a catalog (otherwise None)."""
 
     def __init__(
         self, embeddings: EmbeddingLayer, precise: Precise, catalog: Catalog | None, objective: Objective
@@ -129,6 +118,6 @@ class Recommender(nn.Module):
         return self.objective(output, scores, batch)
 
     def scores(self, batch: Batch) -> Scores:
-        """Scores of the rows, [B], or of each row against the whole catalog; called by all processes."""
+        """Scores of the rows, [B], or of each row against the whole catalog; all processes call it together."""
         output = self.precise(self.embeddings(batch), batch)
         return of_query(output, output if self.catalog is None else self.catalog(output.vectors))

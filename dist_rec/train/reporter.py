@@ -1,4 +1,4 @@
-"""What a run tells: the progress line, `metrics.jsonl` and TensorBoard."""
+"""Reports of a run: the progress line, `metrics.jsonl` and TensorBoard."""
 
 import json
 import logging
@@ -20,13 +20,13 @@ log = logging.getLogger(__name__)
 
 
 class Reporter:
-    """Silent on every process but the first; a file that cannot be written is logged once and does not stop the run.
+    """Reports on the first process only; a file that cannot be written is logged once and does not stop the run.
 
     Args:
-        folder: the run's; None keeps silent.
-        rows: that training reads in all.
-        done: rows read before a resume.
-        step: at which the run starts or resumes; records of later steps, written before a kill, are removed.
+        folder: the run's; None on all processes but the first.
+        rows: rows of the whole training.
+        done: rows trained before a resume.
+        step: first step of this training; records of later steps, written before a kill, are removed.
     """
 
     def __init__(self, folder: RunFolder | None, rows: int, done: int, step: int) -> None:
@@ -53,12 +53,12 @@ class Reporter:
             self._board = SummaryWriter(str(folder.tensorboard), purge_step=step + 1)
 
     def advance(self, rows: int) -> None:
-        """Moves the progress line by the rows of a global batch."""
+        """Advances the progress line by the rows of a global batch."""
         if self._folder is not None:
             self._bar.update(rows)
 
     def log(self, kind: str, step: int, **values: float) -> None:
-        """Writes values of a step; `kind` is train, valid, test or checkpoint."""
+        """Writes values of a step; `kind` is train or valid."""
         if self._folder is None:
             return
         if not self._failed:
@@ -66,7 +66,7 @@ class Reporter:
                 self._write(kind, step, values)
         if kind == "train":
             self._bar.set_postfix_str(f"loss {values['loss']:.4f}", refresh=False)
-        elif kind != "checkpoint":
+        else:
             self._bar.write(f"step {step}  {kind}: {shown(values)}")
 
     def _write(self, kind: str, step: int, values: dict[str, float]) -> None:
@@ -101,7 +101,7 @@ class Reporter:
 
 
 def _cut(path: Path, step: int) -> None:
-    """Leaves out records of later steps, and a line that a kill left unfinished."""
+    """Removes records of later steps, and a line that a killed process left incomplete."""
     if not path.is_file():
         return
     lines = path.read_text().splitlines(keepends=True)

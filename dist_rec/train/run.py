@@ -1,4 +1,4 @@
-"""Runs that exist: metrics of their checkpoints on any data that fits."""
+"""Evaluation of the checkpoints of a run, on its own data or on other data prepared in the same way."""
 
 from pathlib import Path
 
@@ -12,12 +12,12 @@ from dist_rec.train.spec import resolve
 
 
 def check_fits(trained: Dataset, other: Dataset) -> None:
-    """Raises UserError, by name, unless a model trained on one data set can read the other."""
+    """Raises UserError unless a model trained on one data set can read the other."""
     ours, theirs = trained.manifest, other.manifest
     for column in ours.columns:
         if theirs.column(column.name) != column:
             raise UserError(
-                f"{other.path}: column {column.name!r} is {theirs.column(column.name)}, trained was {column}"
+                f"{other.path}: column {column.name!r} is {theirs.column(column.name)}; the run was trained on {column}"
             )
     for name, table in ours.tables.items():
         given = theirs.tables.get(name)
@@ -27,25 +27,25 @@ def check_fits(trained: Dataset, other: Dataset) -> None:
                 f"{table.rows}; prepare the data with --fitted-from {trained.path}"
             )
     if ours.transform != theirs.transform:
-        raise UserError(f"{other.path} was fitted anew; prepare it with --fitted-from {trained.path}")
+        raise UserError(
+            f"{other.path} has vocabularies or transforms of its own; prepare it with --fitted-from {trained.path}"
+        )
 
 
 def score_split(run: RunFolder, data: Path | None, split: str, checkpoint: str, process: Process) -> dict[str, float]:
-    """Metrics of a run's checkpoint on a split.
+    """Metrics of a checkpoint (a step, "best" or "last") on a split of the run's data, or of `data`.
 
-    Args:
-        run: the run.
-        data: another data set that was fitted from the run's; None takes the run's own.
-        split: part of the data.
-        checkpoint: a step, "best" or "last".
-        process: this one.
+    Raises:
+        UserError: unless `data` was prepared with --fitted-from the run's data, and checkpoint and split exist.
     """
     config = run.config
     dataset = Dataset(config.data.path)
     checkpoints = run.checkpoints(process)
     step = checkpoints.find(checkpoint)
     if checkpoints.state(step)["data"] != dataset.manifest.checksum:
-        raise UserError(f"{dataset.path} is not what {run} was trained on at step {step}; prepare it as it was")
+        raise UserError(
+            f"{dataset.path} is not the data that {run} was trained on at step {step}; prepare it again as before"
+        )
     spec = resolve(config, dataset.manifest)
     model = build_model(spec, process)
     checkpoints.load(step, model, None)

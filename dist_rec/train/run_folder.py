@@ -1,4 +1,4 @@
-"""The folder of a run: what is in it, and who may write there."""
+"""The folder of a run: its files, and the process that may write to it."""
 
 import json
 import logging
@@ -20,16 +20,13 @@ log = logging.getLogger(__name__)
 
 
 class RunFolder:
-    """A run on disk.
+    """A run on disk, in a folder that may not exist yet.
 
-        config.toml     all settings in effect
-        checkpoints/    see `Checkpoints`
-        metrics.jsonl   with tensorboard/ what `Reporter` writes
-        result.json     of a run that has ended
-        .lock           see `Lock`
-
-    Args:
-        path: of the folder, which need not be there.
+    config.toml     all settings in effect
+    checkpoints/    see `Checkpoints`
+    metrics.jsonl   and tensorboard/: written by `Reporter`
+    result.json     of a run that has ended
+    .lock           see `Lock`
     """
 
     def __init__(self, path: Path) -> None:
@@ -44,35 +41,35 @@ class RunFolder:
 
     @property
     def config(self) -> RunConfig:
-        """The config of the run; raises UserError if the folder is none."""
+        """The config of the run; raises UserError if the folder is not a run."""
         if not self._config.is_file():
             raise UserError(f"{self} is not a run: it holds no config.toml")
         return RunConfig.parse(read_toml(self._config))
 
     @property
     def result(self) -> dict[str, Any]:
-        """The result that the run wrote; empty if there is none."""
+        """The result of the run; empty if it has none."""
         try:
             return json.loads(self._result.read_text())
         except (OSError, ValueError):
             return {}
 
     def checkpoints(self, process: Process) -> Checkpoints:
-        """The checkpoints of the run, as this process reads them."""
+        """The checkpoints of the run, to be read by all processes together."""
         return Checkpoints(self._checkpoints, process)
 
     @contextmanager
     def owned(self, resume: bool) -> Iterator[None]:
-        """This process alone may write into the folder, if it is there already, and else `make` it.
+        """Only this process may write to the folder, from now on if it exists, and otherwise from `make` on.
 
-        A run that fails before it has saved leaves no folder that it has made.
+        A new folder is removed if the run fails before its first checkpoint.
 
         Raises:
-            UserError: if the folder is not the run's that is to go on, or another process writes into it.
+            UserError: if the folder does not fit `resume`, or another process writes to it.
         """
         if (exists := self.path.exists()) and not resume:
             raise UserError(f"{self} exists already; go on with --resume, or choose another --run-dir")
-        if exists and not self._config.is_file() and self._holds_something():
+        if exists and not self._config.is_file() and self._has_other_files():
             raise UserError(f"{self} is not a run: it holds no config.toml; choose another --run-dir")
         self._new = not exists
         if exists:
@@ -88,10 +85,10 @@ class RunFolder:
             self._lock.release()
 
     def make(self, config: RunConfig) -> None:
-        """Makes the folder, if it is not there, and writes the config.
+        """Creates the folder if it does not exist, and writes the config.
 
         Raises:
-            UserError: if the folder cannot be written, or another run has just made it.
+            UserError: if the folder cannot be written to, or another run has just created it.
         """
         with self._writing():
             self.path.mkdir(parents=True, exist_ok=not self._new)
@@ -99,7 +96,7 @@ class RunFolder:
             self._config.write_text(config.to_toml())
 
     def write_result(self, result: dict[str, Any]) -> None:
-        """Writes the result whole or not at all; a full disk costs a warning, not the run."""
+        """Writes the complete result or none; if the disk is full, the run ends with a warning, not with an error."""
         partial = self._result.with_name(".result.json.partial")
         try:
             partial.write_text(to_json(result, indent=1) + "\n")
@@ -108,7 +105,7 @@ class RunFolder:
             partial.unlink(missing_ok=True)
             log.warning("%s was not written: %s", self._result, error)
 
-    def _holds_something(self) -> bool:
+    def _has_other_files(self) -> bool:
         return self.path.is_file() or any(path != self._lock.path for path in self.path.iterdir())
 
     @contextmanager
@@ -119,10 +116,10 @@ class RunFolder:
             raise UserError(f"the folder of the run, {self}, cannot be written: {error.strerror}") from None
 
     def _clear(self) -> None:
-        """Removes what a run that ends early has begun."""
+        """Removes the partial checkpoints of a run that fails, and its folder if it is new and has no checkpoint."""
         if self._new and not list(self._checkpoints.glob("step_*")):
             # Renamed first: a save under way in another thread or process goes on writing under the old name.
-            gone = self.path.with_name(f".{self.path.name}.gone")
-            self.path.rename(gone)
-            shutil.rmtree(gone, ignore_errors=True)
+            removed = self.path.with_name(f".{self.path.name}.gone")
+            self.path.rename(removed)
+            shutil.rmtree(removed, ignore_errors=True)
         remove_partial(self._checkpoints)

@@ -18,7 +18,8 @@ from torchrec.distributed import DistributedModelParallel
 from torchrec.optim.keyed import KeyedOptimizer
 
 from dist_rec.core.process import Process, new_host_group, on_all
-from dist_rec.train.checkpoint import STATE, Checkpoints, checksum, checksum_of, remove_partial
+from dist_rec.data.shards import checksum
+from dist_rec.train.checkpoint import STATE, Checkpoints, checksum_of, remove_partial
 from dist_rec.train.config import CheckpointConfig
 from dist_rec.train.state import Staging, State, state_of
 
@@ -26,13 +27,7 @@ log = logging.getLogger(__name__)
 
 
 class Saver:
-    """Writes the checkpoints of a run; all processes call its methods together.
-
-    Args:
-        checkpoints: the run's.
-        config: how many are kept, and whether training goes on while saving.
-        process: this one; the first prunes and commits.
-    """
+    """Writes the checkpoints of a run; all processes call its methods together, and the first commits and prunes."""
 
     def __init__(self, checkpoints: Checkpoints, config: CheckpointConfig, process: Process) -> None:
         self._checkpoints, self._config, self._process = checkpoints, config, process
@@ -43,9 +38,9 @@ class Saver:
         self._pending: tuple[int, Future[None]] | None = None
 
     def set_aside(self, step: int) -> None:
-        """Clears what is newer than a step: damaged checkpoints, so that none counts as one to keep, and partial ones.
+        """Renames checkpoints newer than a step, which are damaged, and removes partial ones; called before training.
 
-        The damaged ones stay beside the others under another name. Called before training.
+        Renamed checkpoints do not count as ones to keep.
         """
         on_all(lambda: self._set_aside(step) if self._process.first else None, self._group)
 
@@ -58,22 +53,22 @@ class Saver:
                 self._checkpoints.path(newer).rename(aside)
 
     def reserve(self, model: DistributedModelParallel, optimizer: KeyedOptimizer) -> None:
-        """Takes the memory that saving needs, before training rather than in the first save."""
+        """Allocates the memory for saving, so that the first save does not wait for it."""
         if self._config.asynchronous:
             self._staging.reserve(state_of(model, optimizer))
 
     def save(
         self, step: int, model: DistributedModelParallel, optimizer: KeyedOptimizer, state: dict[str, Any]
     ) -> None:
-        """Saves the state after `step` steps; returns when it is copied, or saved.
+        """Saves the state after `step` steps; returns when it is copied, or saved if saving is synchronous.
 
-        A save that fails, for example for want of space, is reported; training goes on and older ones stay.
+        A save that fails, for example because the disk is full, is logged; training goes on and older ones stay.
 
         Args:
             step: number of steps done.
             model: its weights are saved.
-            optimizer: likewise.
-            state: plain values; `best_step` protects a checkpoint from being pruned.
+            optimizer: its state is saved.
+            state: all other values; the checkpoint of `best_step` is not pruned.
         """
         self.wait()
         tensors = state_of(model, optimizer)
@@ -90,8 +85,8 @@ class Saver:
         (step, future), self._pending = self._pending, None
         failed = next((error for error in on_all(lambda: _error(future), self._group) if error is not None), None)
         if failed is not None and self._process.first:
-            said = "the checkpoint of step %d was not saved: %s; training goes on, older ones are intact"
-            log.warning(said, step, failed)
+            message = "the checkpoint of step %d was not saved: %s; training goes on, older ones are intact"
+            log.warning(message, step, failed)
 
     def close(self) -> None:
         """Waits for the save under way and ends the thread."""
@@ -103,7 +98,7 @@ class Saver:
         on_all(lambda: _make_anew(partial) if self._process.first else None, self._group)
         try:
             writer = dcp.FileSystemWriter(partial, single_file_per_rank=True)
-            writer.fs = _FoldersAsTheyAre()
+            writer.fs = _ExistingFolders()
             dcp.save(tensors, storage_writer=writer, process_group=self._group)
             checksums = on_all(lambda: self._checksums(partial), self._group)
             if self._process.first:
@@ -114,7 +109,7 @@ class Saver:
             raise
 
     def _checksums(self, partial: Path) -> dict[str, str]:
-        """Of the files that this process has written, by name."""
+        """Checksums of the files that this process has written, by name."""
         mine = [*partial.glob(f"__{self._process.rank}_*")]
         if self._process.first:
             mine.append(partial / ".metadata")
@@ -137,11 +132,11 @@ class Saver:
             shutil.rmtree(self._checkpoints.path(step))
 
 
-class _FoldersAsTheyAre(FileSystem):
-    """Makes no folder: that of a run which was interrupted and removed does not come back by a save under way."""
+class _ExistingFolders(FileSystem):
+    """Creates no folder, so that a save under way does not bring back the folder of a run that was removed."""
 
     def mkdir(self, path: str | os.PathLike) -> None:
-        """The folder is there, or the save fails."""
+        """Does nothing: if the folder does not exist, the save fails."""
 
 
 def _make_anew(folder: Path) -> None:
@@ -154,7 +149,7 @@ def _error(future: "Future[None]") -> str | None:
     error = future.exception()
     if error is None:
         return None
-    # DCP wraps what went wrong on each process; the last line of the innermost is what the user can act on.
+    # DCP wraps the error of each process; the user can act on the first line of the innermost one.
     causes = getattr(error, "failures", None)
     inner = next(iter(causes.values()))[0] if causes else error
     return str(inner).splitlines()[0] if str(inner) else type(inner).__name__

@@ -1,4 +1,4 @@
-"""The learning rate over a run: a pure function of the step."""
+"""The learning rate as a pure function of the step."""
 
 import math
 from typing import Literal
@@ -15,13 +15,13 @@ class ScheduleConfig(Config):
     warmup_steps: int = Field(0, ge=0)
     """Steps in which the factor rises from 1 / warmup_steps to 1."""
     decay: Literal["none", "linear", "cosine", "sqrt"] = "none"
-    """Shape of the decay from the end of the warm-up to the last step; "sqrt" is sqrt(warmup / step) without an end."""
+    """Shape of the decay from the end of the warm-up to the last step; "sqrt" is sqrt(warmup_steps / step) instead."""
     final: float = Field(0.0, ge=0, le=1)
-    """Factor at the last step, for linear and cosine."""
+    """Factor at the last step, for linear and cosine decay."""
 
 
 def factor(config: ScheduleConfig, step: int, steps: int) -> float:
-    """What the learning rates are multiplied by in step `step` (from 0) of `steps`."""
+    """Factor of the learning rates in step `step` (from 0) of `steps`."""
     if step < config.warmup_steps:
         return (step + 1) / config.warmup_steps
     if config.decay == "none":
@@ -34,13 +34,7 @@ def factor(config: ScheduleConfig, step: int, steps: int) -> float:
 
 
 class Schedule:
-    """Applies `factor` to optimizers; it has no state of its own.
-
-    Args:
-        config: the shape.
-        optimizers: their learning rates at construction are the base rates.
-        steps: of the run.
-    """
+    """Applies `factor` to optimizers, whose learning rates at construction are the base rates. It has no state."""
 
     def __init__(self, config: ScheduleConfig, optimizers: list[Optimizer], steps: int) -> None:
         self._config, self._steps = config, steps

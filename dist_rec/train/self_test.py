@@ -1,4 +1,4 @@
-"""A tiny model on every process: the whole path of lookup, exchange, update; run by `dist-rec doctor`."""
+"""Trains a tiny sharded model on all processes: lookup, exchange, update. `dist-rec doctor` runs it."""
 
 import torch
 import torch.distributed as dist
@@ -15,7 +15,7 @@ ROWS = 8
 
 
 def train_tiny_model() -> None:
-    """Exits with an error unless the loss is finite and falls."""
+    """Raises AssertionError unless the loss is finite and falls."""
     manifest = Manifest(
         columns=(
             Column(name="label", kind="label"),

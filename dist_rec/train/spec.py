@@ -1,4 +1,4 @@
-"""A run, resolved: what a config asks for, held against what the data has."""
+"""The specification of a run: a config resolved against the manifest of the data."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +20,7 @@ from dist_rec.train.config import TASKS, RunConfig
 
 @dataclass(frozen=True)
 class Spec:
-    """What everything that builds a part of a run is handed."""
+    """Head, lookups, tables and task of a run, from which its parts are built."""
 
     config: RunConfig
     manifest: Manifest
@@ -29,11 +29,11 @@ class Spec:
     lookups: tuple[Lookup, ...]
     catalog: Catalog | None
     tables: tuple[EmbeddingTable, ...]
-    """Of the lookups."""
+    """Tables of the lookups."""
     task: Task
 
     def build_head(self) -> Head:
-        """The head, with initial parameters from torch's generator."""
+        """The head, with initial parameters drawn from torch's generator."""
         return self.head_class(self.head_config, self.manifest)
 
     def count_parameters(self) -> dict[str, int]:
@@ -93,7 +93,7 @@ class Spec:
 
 
 def resolve(config: RunConfig, manifest: Manifest) -> Spec:
-    """Raises UserError if head, task, data and settings do not fit."""
+    """The specification of a run; raises UserError if head, task, data and settings do not fit together."""
     head_class, head_config = find_head(config.head_name), config.head_config()
     lookups = head_class.lookups(head_config, manifest)
     catalog = head_class.catalog(head_config, manifest) if issubclass(head_class, CatalogHead) else None
@@ -109,12 +109,12 @@ def resolve(config: RunConfig, manifest: Manifest) -> Spec:
 
 
 def _check_columns(task: Task, manifest: Manifest) -> None:
-    """What the evaluation needs is missed before an epoch of training, not after."""
+    """Finds a missing column before the training, even if only the evaluation reads it."""
     known = {column.name for column in manifest.columns}
     evaluated = manifest.splits.keys() - {"train"}
     for name in task.evaluation_columns if evaluated else task.training_columns:
         if name not in known:
             raise UserError(
                 f"the task reads the column {name!r}, and the data has {', '.join(sorted(known))}; "
-                "see `dist-rec prepare ratings --help` for what makes it"
+                "see `dist-rec prepare ratings --help`"
             )

@@ -1,10 +1,10 @@
 """The tensors of a run under names that do not depend on how tables are sharded.
 
-`state_of` gives views on the live tensors: weights, and the state of fused, replicated and dense optimizers. Saving
-them and loading into them is `torch.distributed.checkpoint`'s; what it cannot do is done here:
+`state_of` returns views of the live tensors: weights, and the state of fused, replicated and dense optimizers.
+`torch.distributed.checkpoint` saves them and loads into them. This file handles two cases that it does not:
 
-- a replicated table's Adagrad calls its sum `sum`, a sharded one's `momentum1`, in another shape;
-- row-wise Adagrad keeps one number a row in each column shard, so its length depends on the number of column shards.
+- Adagrad's sum is named `sum` for a replicated table and `momentum1`, in another shape, for a sharded one;
+- row-wise Adagrad keeps one number per row and column shard, so the length of its state depends on the sharding.
 """
 
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ State = dict[str, Tensor | ShardedTensor]
 
 
 def state_of(model: DistributedModelParallel, optimizer: KeyedOptimizer | None) -> State:
-    """All tensors of the model and the optimizer by name, as views on the live ones.
+    """All tensors of the model and the optimizer by name, as views of the live ones.
 
     An optimizer's slots appear once they exist: call `optimizer.init_state()` before loading into a new one.
     """
@@ -52,7 +52,7 @@ def _canonical(parameter: str, slot: str, value: Tensor | ShardedTensor) -> tupl
     if table is None:
         return slot, value
     if slot == "step":
-        return None  # Adagrad's count of steps, which nothing reads without a decay of its learning rate.
+        return None  # Adagrad reads its step count only if its learning rate decays by itself.
     if slot == "sum":
         assert isinstance(value, Tensor)
         return "momentum1", value.view(-1) if value.shape[1] == 1 else value
@@ -60,13 +60,13 @@ def _canonical(parameter: str, slot: str, value: Tensor | ShardedTensor) -> tupl
 
 
 class Staging:
-    """Copies of a state in memory of their own, kept from one save to the next."""
+    """Copies of a state on the host, in memory that is kept from one save to the next."""
 
     def __init__(self) -> None:
         self._copies: State = {}
 
     def reserve(self, state: State) -> None:
-        """Takes the memory for copies of the state, so that the first one does not wait for it."""
+        """Allocates memory for a copy of the state, so that the first copy does not wait for it."""
         for name, value in state.items():
             if name not in self._copies or _shape(self._copies[name]) != _shape(value):
                 self._copies[name] = _empty_like(value)
@@ -105,22 +105,22 @@ def _on_host(shard: ShardMetadata) -> ShardMetadata:
 
 
 def _host(tensor: Tensor) -> Tensor:
-    # Filled at once, so that the first save does not pay for the system's handing out of the pages.
+    # Filled now, so that the system maps the pages before the first save.
     return torch.zeros(tensor.shape, dtype=tensor.dtype, device="cpu", pin_memory=tensor.is_cuda)
 
 
 class Resharding:
     """Loads row-wise Adagrad saved with another number of column shards.
 
-    The sum over steps of the mean square of a row's gradient is linear in the squares, so that of a wider range of
-    columns is the average of the narrower ones', weighted by width. A narrower range takes over the wider one's.
+    Its state is the sum over steps of the mean square of a row's gradient. It is linear in the squares, so the state of
+    a wide shard is the average of those of narrow ones, weighted by width. A narrow shard takes the wide one's state.
 
     Args:
-        state: what is loaded into.
-        saved: the checkpoint's metadata.
+        state: the tensors to load into.
+        saved: metadata of the checkpoint.
 
     Raises:
-        UserError: naming a tensor that is not in the checkpoint, or has there a size that cannot be brought into shape.
+        UserError: if a tensor is missing in the checkpoint, or has a size there that cannot be resharded.
     """
 
     def __init__(self, state: State, saved: Metadata) -> None:
@@ -130,22 +130,22 @@ class Resharding:
         for name, value in state.items():
             entry = saved.state_dict_metadata.get(name)
             if not isinstance(entry, TensorStorageMetadata):
-                raise UserError(f"the checkpoint has no {name}; head, data and optimizers must keep their names")
+                raise UserError(f"the checkpoint has no {name}; use the head, data and optimizers of that run")
             if entry.size != value.size():
-                # One number a row in each column shard; its table, which comes before, has the size it was saved with.
+                # Only row-wise Adagrad may differ. Its table, which comes before it, has the same size in both.
                 if not name.endswith(".momentum1") or len(entry.size) != 1 or len(value.size()) != 1:
-                    sizes = f"{[*entry.size]} in the checkpoint, {[*value.size()]} in this run"
-                    raise UserError(f"{name} is {sizes}; head, data and optimizers must keep their sizes")
+                    sizes = f"{[*entry.size]} in the checkpoint and {[*value.size()]} in this run"
+                    raise UserError(f"{name} has size {sizes}; use the head, data and optimizers of that run")
                 self._live[name] = value
                 self._whole[name] = torch.empty(entry.size, dtype=entry.properties.dtype)
         self._state = state
 
     def to_load(self) -> State:
-        """The state, with whole tensors in the place of those that are saved in another shape."""
+        """The state to load, with unsharded buffers in place of tensors that were saved in another shape."""
         return {**self._state, **self._whole}
 
     def finish(self) -> None:
-        """Brings what was loaded into shape."""
+        """Computes the resharded tensors from the loaded buffers."""
         for name, whole in self._whole.items():
             weights = self._state["model." + name.removeprefix("optimizer.").rsplit(".", 1)[0]]
             rows, columns = weights.size()
@@ -157,13 +157,13 @@ class Resharding:
 
 
 def _saved_name(name: str, saved: Metadata) -> str:
-    """The name under which a tensor was saved: a head had another place in the model before version 0.2."""
+    """Name of a tensor in the checkpoint: before version 0.2 the head had another place in the model."""
     names = [name, *(name.replace(".precise.head.", f".{place}.head.", 1) for place in ("objective", "encoder"))]
     return next((one for one in names if one in saved.state_dict_metadata), name)
 
 
 def _overlap(column: int, width: int, parts: int, columns: int) -> Tensor:
-    """Which share of the columns [column, column + width) lies in each of the equal parts, [parts]; sums to one."""
+    """Shares [parts] of the columns [column, column + width) that lie in each of the equal parts; they sum to 1."""
     edges = torch.arange(parts + 1) * (columns // parts)
     left, right = edges[:-1].clamp(min=column), edges[1:].clamp(max=column + width)
     return (right - left).clamp(min=0) / width

@@ -1,7 +1,7 @@
 """Trains a recommender: build, step, evaluate, save.
 
-The run is cut into segments that end where an evaluation or a checkpoint falls, so that no batch is in flight there
-and the state of the data is one number, the global step.
+A run consists of segments. Each ends at an evaluation or a checkpoint, with no batch in flight, so that the position in
+the data is one number, the global step.
 """
 
 import logging
@@ -36,13 +36,7 @@ log = logging.getLogger(__name__)
 
 
 class Trainer:
-    """One run.
-
-    Args:
-        config: what to train.
-        process: this one; the process group exists.
-        folder: the run's, made before `fit`.
-    """
+    """One run. The process group exists before it, and `folder` before `fit`."""
 
     def __init__(self, config: RunConfig, process: Process, folder: RunFolder) -> None:
         self.config, self.process, self.folder = config, process, folder
@@ -53,11 +47,11 @@ class Trainer:
         if config.data.on_corrupt == "error":
             self.dataset.check_files()
         if config.train.patience and "valid" not in self.dataset.manifest.splits:
-            raise UserError(f"train.patience is of validation scores, and {self.dataset.path} has no split 'valid'")
+            raise UserError(f"train.patience needs a validation split, but {self.dataset.path} has none")
         spec = resolve(config, self.dataset.manifest)
         self.task = spec.task
         self.train_loader = spec.training_loader(self.dataset, process)
-        # Built before training, so that a split that cannot be scored is an error now.
+        # Created before training, so that a split that cannot be scored is an error now.
         splits = [split for split in self.dataset.manifest.splits if split in ("valid", "test")]
         self.scored = {split: spec.evaluation_loader(self.dataset, split, process) for split in splits}
         self.lengths = Lengths.of(config, self.train_loader.steps_per_epoch)
@@ -75,13 +69,13 @@ class Trainer:
         self._step_seeds = stream(config.seed, process.rank)
 
     def resume(self, allow_changes: bool = False) -> None:
-        """Goes on from the newest good checkpoint, if there is one.
+        """Loads the newest undamaged checkpoint, if there is one.
 
         Args:
-            allow_changes: whether the config or the data may differ from what the checkpoint was made with.
+            allow_changes: whether config and data may differ from those of the checkpoint.
 
         Raises:
-            UserError: naming what differs.
+            UserError: if they differ and may not; the message lists the differences.
         """
         step = self.checkpoints.newest()
         if step is None:
@@ -92,14 +86,14 @@ class Trainer:
             changes.append(f"the data: {self.dataset.path} is not what the run was trained on")
         if changes and not allow_changes:
             raise UserError(
-                f"{self.folder} cannot go on with {'; '.join(changes)} (--allow-changes goes on all the same)"
+                f"{self.folder} cannot go on with {'; '.join(changes)} (use --allow-changes to go on nevertheless)"
             )
         self.checkpoints.load(step, self.model, self.optimizer)
         self.saver.set_aside(step)
         self.progress = Progress(**state["progress"])
 
     def fit(self) -> dict[str, Any]:
-        """Trains to the end, or until the validation score stops rising, and evaluates the best model.
+        """Trains to the end, or until the validation score stops improving, and evaluates the best model.
 
         Returns:
             `{"train": {...}, "valid": {...}, "test": {...}}`, also written to `result.json`.
@@ -136,7 +130,7 @@ class Trainer:
         return result
 
     def _run_segment(self, batches: Segment, report: Reporter, interruption: Interruption) -> None:
-        """Trains on the batches, or fewer if asked to stop."""
+        """Trains on the batches, or on fewer if the run is asked to stop."""
         progress, unchecked = self.progress, deque[tuple[int, torch.Tensor]]()
         # Reading a loss waits for the device, so a GPU's is read one step late.
         late = int(self.process.device.type == "cuda")
@@ -161,7 +155,7 @@ class Trainer:
     def _count_skipped(self) -> None:
         progress, loader = self.progress, self.train_loader
         progress.skipped_rows += int(self._global_sum(loader.skipped_rows))
-        # A process knows of its own losses alone.
+        # Each process knows only its own losses.
         progress.skipped_steps = sorted(set().union(*on_all(lambda: progress.skipped_steps)))
         loader.skipped_rows = 0
 
@@ -170,22 +164,22 @@ class Trainer:
             return
         epoch = step // self.lengths.epoch
         row = self.train_loader.rows_until(step) - epoch * self.train_loader.rows
-        where = f"step {step} (epoch {epoch}, rows {row:,} and on of its order)"
+        where = f"step {step} (epoch {epoch}, rows {row:,} and later in its order)"
         if self.config.train.on_nonfinite == "error":
             raise UserError(
                 f"the loss is {float(loss)} in {where}: look for bad values in {self.dataset.path}, lower the learning "
-                "rates, or leave such batches out with train.on_nonfinite=skip"
+                "rates, or skip such batches with train.on_nonfinite=skip"
             )
         self.progress.skipped_steps.append(step)
-        log.warning("left out %s: the loss is %s", where, float(loss))
+        log.warning("skipped %s: the loss is %s", where, float(loss))
 
     def _set_step(self, step: int) -> None:
-        """Learning rate and random numbers are functions of the step, so a resumed run needs no saved state of them."""
+        """Learning rate and random numbers are functions of the step, so a checkpoint need not hold them."""
         self.schedule.apply(step)
         noise.begin(self.config.seed, step, *self.train_loader.share(step))
         seed = int(words(self._step_seeds, np.array([step]))[0])
-        # For heads and devices that draw by themselves: what `torch.manual_seed` does for this device; looking for all
-        # others took a twentieth of a small step.
+        # For random draws of heads and devices. `torch.manual_seed` would also look for all other devices, which took
+        # 5 % of a small step.
         torch.default_generator.manual_seed(seed)
         if self.process.device.type == "cuda":
             torch.cuda.manual_seed(seed)
@@ -217,7 +211,7 @@ class Trainer:
         }
 
     def _training(self, first: int, rows_before: int) -> dict[str, Any]:
-        """The result's report of the training from step `first` on."""
+        """The result's entry `train`: the training from step `first` on."""
         progress, rows = self.progress, self._trained_rows() - rows_before
         report = {
             "rows": rows,
@@ -227,7 +221,7 @@ class Trainer:
             "skipped_steps": progress.skipped_steps,
             "seconds": {name: round(value, 3) for name, value in self.clock.seconds.items()},
         }
-        # If nothing was left to train, the earlier report of the training stays.
+        # If nothing was left to train, the earlier entry stays.
         return report | self.folder.result.get("train", {}) if progress.step == first else report
 
     def _trained_rows(self) -> int:

@@ -145,9 +145,9 @@ def test_changes_are_refused_by_name(data: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("section", "key", "value", "tensor"),
     [
-        ("head", "dim", 16, r"model\..*/tag\.weight is \[7, 8\] in the checkpoint, \[7, 16\] in this run"),
+        ("head", "dim", 16, r"model\..*/tag\.weight has size \[7, 8\] in the checkpoint and \[7, 16\] in this run"),
         ("optimizer", "name", "adagrad", r"the checkpoint has no optimizer\..*\.sum;"),
-        ("embedding", "optimizer", "adam", r"optimizer\..*/user\.weight\.momentum1 is \[13\] in"),
+        ("embedding", "optimizer", "adam", r"optimizer\..*/user\.weight\.momentum1 has size \[13\] in"),
     ],
 )
 def test_changes_of_shape_are_refused_by_name(

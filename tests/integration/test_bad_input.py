@@ -130,7 +130,7 @@ def test_splits_that_the_settings_want(tmp_path: Path, refused: Refused) -> None
     manifest = Manifest.from_json((data / "manifest.json").read_text(), "")
     manifest.model_copy(update={"splits": {"train": manifest.splits["train"]}}).save(data)
     settings = (CONFIG, f"data.path={data}", *SMALL, "--run-dir", tmp_path / "run", "train.patience=2")
-    assert f"{data} has no split 'valid'" in refused(*DIST_REC, "train", *settings)
+    assert f"train.patience needs a validation split, but {data} has none" in refused(*DIST_REC, "train", *settings)
 
 
 def test_what_the_system_refuses(tmp_path: Path, refused: Refused, criteo: Criteo) -> None:
@@ -153,7 +153,7 @@ def test_data_prepared_again_are_refused_by_evaluate(tmp_path: Path, refused: Re
     train(1, data, run_folder, "train.steps=1")
     manifest = Manifest.from_json((data / "manifest.json").read_text(), "")
     manifest.model_copy(update={"tables": {**manifest.tables, "user": Table(rows=14)}}).save(data)
-    assert f"{data} is not what {run_folder} was trained on" in refused(*DIST_REC, "evaluate", run_folder)
+    assert f"{data} is not the data that {run_folder} was trained on" in refused(*DIST_REC, "evaluate", run_folder)
 
 
 def test_a_port_in_use(tmp_path: Path, refused: Refused, criteo: Criteo) -> None:

@@ -44,7 +44,7 @@ def test_why_an_installer_failed() -> None:
     assert install.reason(pip) == "Could not find a version (from versions: none); No matching distribution"
     assert install.reason(f"WARNING: NewConnectionError\n{pip}") == install.UNREACHABLE
     assert install.reason("  x\nOSError: disk full\n") == "OSError: disk full"
-    assert install.reason("") == "it said nothing"
+    assert install.reason("") == "no error message"
 
 
 @pytest.fixture
@@ -98,9 +98,9 @@ def test_no_venv_module(checkout: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("environment", "said"),
     [
-        ({"PYTHON": "no-such-python"}, "error: PYTHON=no-such-python is no Python 3.11 to 3.14 that runs"),
-        ({"ACCELERATOR": "tpu"}, "error: ACCELERATOR=tpu: it is cuda or cpu"),
-        ({"TORCH": "1.13"}, "error: TORCH=1.13: known are 2.11, 2.12, 2.13, 2.14"),
+        ({"PYTHON": "no-such-python"}, "error: PYTHON=no-such-python does not run, or is not Python 3.11 to 3.14"),
+        ({"ACCELERATOR": "tpu"}, "error: ACCELERATOR=tpu: must be cuda or cpu"),
+        ({"TORCH": "1.13"}, "error: TORCH=1.13: must be one of 2.11, 2.12, 2.13, 2.14"),
     ],
 )
 def test_wrong_settings(checkout: Path, environment: dict[str, str], said: str) -> None:
@@ -158,7 +158,7 @@ def test_what_is_no_environment_is_refused(checkout: Path, kind: str) -> None:
         venv.symlink_to("nowhere")
     process = start(checkout)
     _, err = process.communicate(timeout=60)
-    assert (process.returncode, err) == (2, f"error: {venv} is no folder of its own; remove it\n")
+    assert (process.returncode, err) == (2, f"error: {venv} is a link or a file, not a folder; remove it\n")
 
 
 def test_a_python_whose_path_has_a_space(checkout: Path) -> None:
@@ -172,7 +172,7 @@ def test_an_environment_of_the_users_own_is_not_taken_away(checkout: Path) -> No
     package.mkdir(parents=True)
     process = start(checkout)
     _, err = process.communicate(timeout=60)
-    assert process.returncode == 2 and err == f"error: {checkout}/.venv has no Python that fits; remove it\n"
+    assert process.returncode == 2 and err == f"error: {checkout}/.venv has no Python 3.11 to 3.14; remove it\n"
     assert package.exists()
 
 
@@ -185,5 +185,5 @@ def test_a_read_only_folder(checkout: Path) -> None:
         pytest.skip(f"no mounts here: {ran.stderr.strip()}")
     assert (ran.returncode, ran.stderr) == (
         2,
-        f"error: {checkout} cannot be written to; make a copy of it where you can write\n",
+        f"error: {checkout} cannot be written to; copy it to a folder that you can write to\n",
     )

@@ -90,7 +90,7 @@ def test_the_lock_of_a_killed_process_is_taken_over(
         monkeypatch.setattr(lock, "_flock", lambda file: None)
     with RunFolder(tmp_path).owned(resume=True):
         assert json.loads((tmp_path / ".lock").read_text())["pid"] == os.getpid()
-    assert f"{tmp_path}: taken over from process {pid} on {lock.socket.gethostname()}, which is gone" in caplog.text
+    assert f"{tmp_path}: taken over from process {pid} on {lock.socket.gethostname()}, which has ended" in caplog.text
     assert (tmp_path / ".lock").read_text() == ""
 
 
