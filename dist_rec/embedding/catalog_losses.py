@@ -15,6 +15,9 @@ from torch.nn import functional
 from dist_rec.core.head import Ids
 from dist_rec.embedding.scores import LOGSUMEXP, SUM_SOFTPLUS, SUM_SQUARES, CatalogScores
 
+# A score that is as good as none. Infinity would make the gradient of a query without samples NaN.
+LEFT_OUT = -1e30
+
 
 def cross_entropy(scores: CatalogScores, targets: Ids) -> Tensor:
     """Multinomial log-likelihood, -Σ_t w_t log softmax(s)_t: Liang et al. 2018, "Variational Autoencoders for
@@ -91,7 +94,7 @@ def sampled_softmax(
         sampled_VS = sampled_VS - log_q_S - samples
     if target_log_q_V is not None:
         target_V = target_V - target_log_q_V - samples
-    return functional.softplus(sampled_VS.masked_fill(same_VS, -torch.inf).logsumexp(1) - target_V)
+    return functional.softplus(sampled_VS.masked_fill(same_VS, LEFT_OUT).logsumexp(1) - target_V)
 
 
 def bpr(target_V: Tensor, sampled_VS: Tensor, same_VS: Tensor) -> Tensor:
@@ -118,9 +121,10 @@ def bpr_max(target_V: Tensor, sampled_VS: Tensor, same_VS: Tensor, penalty: floa
 
     Args: as of `sampled_softmax`; penalty is λ.
     """
-    log_p_VS = sampled_VS.masked_fill(same_VS, -torch.inf).log_softmax(1)
+    log_p_VS = sampled_VS.masked_fill(same_VS, LEFT_OUT).log_softmax(1)
     beaten_V = (log_p_VS + functional.logsigmoid(target_V.unsqueeze(1) - sampled_VS)).logsumexp(1)
-    return penalty * (log_p_VS.exp() * sampled_VS.square()).sum(1) - beaten_V
+    loss_V = penalty * (log_p_VS.exp() * sampled_VS.square()).sum(1) - beaten_V
+    return loss_V.masked_fill(same_VS.all(1), 0)
 
 
 def top1_max(target_V: Tensor, sampled_VS: Tensor, same_VS: Tensor) -> Tensor:
@@ -128,8 +132,9 @@ def top1_max(target_V: Tensor, sampled_VS: Tensor, same_VS: Tensor) -> Tensor:
 
     Args: as of `sampled_softmax`.
     """
-    p_VS = sampled_VS.masked_fill(same_VS, -torch.inf).softmax(1)
-    return (p_VS * ((sampled_VS - target_V.unsqueeze(1)).sigmoid() + sampled_VS.square().sigmoid())).sum(1)
+    p_VS = sampled_VS.masked_fill(same_VS, LEFT_OUT).softmax(1)
+    loss_V = (p_VS * ((sampled_VS - target_V.unsqueeze(1)).sigmoid() + sampled_VS.square().sigmoid())).sum(1)
+    return loss_V.masked_fill(same_VS.all(1), 0)
 
 
 def sampled_logistic(target_V: Tensor, sampled_VS: Tensor, same_VS: Tensor) -> Tensor:

@@ -11,7 +11,6 @@ Shapes: Q queries of this process, V targets of all of them end to end, S sample
 from typing import Literal
 
 import torch
-import torch.distributed as dist
 from pydantic import Field
 from torch import Tensor
 
@@ -98,7 +97,7 @@ class NextItem(task.Task):
             loss_V = self._against_samples(scores, targets, every, batch.samples)
         else:
             loss_V = scores.over_rows(LOGSUMEXP).index_select(0, scores.query_of(targets)) - scores.of_pairs(targets)
-        rows = dist.get_world_size() / batch.scale  # of the global batch
+        rows = len(every.counts) / batch.scale  # of the global batch
         loss_V = loss_V * (rows / max(1, len(every.rows)))
         return loss_V.new_zeros(batch.rows).index_add(0, _row_of(of_rows), loss_V)
 

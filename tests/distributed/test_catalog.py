@@ -30,12 +30,15 @@ from dist_rec.embedding.catalog import build_catalog
 from dist_rec.embedding.catalog_losses import (
     against_samples,
     bpr,
+    bpr_max,
     cross_entropy,
     gaussian,
     logistic,
+    sampled_logistic,
     sampled_softmax,
     squared_error,
     top1,
+    top1_max,
 )
 from dist_rec.embedding.layer import EmbeddingLayer
 from dist_rec.embedding.ranking import places, top_k
@@ -127,7 +130,7 @@ def settings(optimizer: str, **values: float | str) -> EmbeddingConfig:
 Loss = Callable[[Any, Ids], Tensor]
 
 
-def sampled(kind: Callable[..., Tensor], *arguments: Tensor) -> Loss:
+def sampled(kind: Callable[..., Tensor], *arguments: Tensor | float) -> Loss:
     def loss(scores: CatalogScores, targets: Ids) -> Tensor:
         return kind(*against_samples(scores, targets, SAMPLES), *arguments)
 
@@ -148,8 +151,11 @@ LOSSES: dict[str, Loss] = {
     "sampled_softmax": sampled(sampled_softmax, LOG_Q),
     "bpr": sampled(bpr),
     "top1": sampled(top1),
+    "bpr_max": sampled(bpr_max, 0.5),
+    "top1_max": sampled(top1_max),
+    "sampled_logistic": sampled(sampled_logistic),
 }
-SAMPLED = ("squared_error", "squared_error sigmoid", "sampled_softmax", "bpr", "top1")
+SAMPLED = tuple(name for name in LOSSES if name not in ("cross_entropy", "logistic", "gaussian"))
 
 
 def dense_loss(name: str, s_BR: Tensor, targets: Ids) -> Tensor:
@@ -177,8 +183,18 @@ def dense_loss(name: str, s_BR: Tensor, targets: Ids) -> Tensor:
             return ((s_V.exp() + (s_VS.exp() * stands_for_VS).sum(1)).log() - s_V).sum()
         case "bpr":
             return -((s_V.unsqueeze(1) - s_VS).sigmoid().log() * mean_VS).sum()
-    assert name == "top1"
-    return (((s_VS - s_V.unsqueeze(1)).sigmoid() + s_VS.square().sigmoid()) * mean_VS).sum()
+        case "sampled_logistic":
+            return -s_V.sigmoid().log().sum() - ((1 - s_VS.sigmoid()).log() * mean_VS).sum()
+    top1_VS = (s_VS - s_V.unsqueeze(1)).sigmoid() + s_VS.square().sigmoid()
+    p_VS = s_VS.exp() * other_VS / (s_VS.exp() * other_VS).sum(1, keepdim=True)
+    match name:
+        case "top1":
+            return (top1_VS * mean_VS).sum()
+        case "top1_max":
+            return (top1_VS * p_VS).sum()
+    assert name == "bpr_max"
+    beaten_V = (p_VS * (s_V.unsqueeze(1) - s_VS).sigmoid()).sum(1)
+    return (0.5 * p_VS * s_VS.square()).sum() - beaten_V.log().sum()
 
 
 def train(config: EmbeddingConfig, name: str, steps: int, rows: int = ROWS) -> tuple[list[float], dict[str, Tensor]]:

@@ -1,5 +1,8 @@
 """The pure parts of the catalog: reductions in chunks, sampled losses, merging of best rows, ranks."""
 
+from collections.abc import Callable
+from functools import partial
+
 import pytest
 import torch
 from hypothesis import given
@@ -10,7 +13,15 @@ from dist_rec.core import head
 from dist_rec.core.errors import UserError
 from dist_rec.core.head import Ids
 from dist_rec.embedding import ranking, scores
-from dist_rec.embedding.catalog_losses import bpr, cross_entropy, sampled_softmax, top1
+from dist_rec.embedding.catalog_losses import (
+    bpr,
+    bpr_max,
+    cross_entropy,
+    sampled_logistic,
+    sampled_softmax,
+    top1,
+    top1_max,
+)
 from dist_rec.embedding.ranking import best_of, places, places_among, top_k
 from dist_rec.embedding.scores import LOGSUMEXP, SUM_SOFTPLUS, SUM_SQUARES, CatalogScores, Reduction, TableShard
 from dist_rec.embedding.tables import EmbeddingConfig, catalog_table, embedding_tables
@@ -64,6 +75,9 @@ def test_sampling_each_other_row_once_is_the_full_softmax(seed: int, rows: int) 
     torch.testing.assert_close(ours, cross_entropy(small_scores(s_BR), jagged([0])))
 
 
+penalised = partial(bpr_max, penalty=0.5)
+
+
 @given(seed=seeds, samples=sizes)
 def test_a_sample_that_is_the_target_is_left_out(seed: int, samples: int) -> None:
     generator = torch.Generator().manual_seed(seed)
@@ -72,7 +86,7 @@ def test_a_sample_that_is_the_target_is_left_out(seed: int, samples: int) -> Non
     longer = torch.cat([sampled, target.unsqueeze(1)], dim=1)
     same = torch.zeros(2, samples + 1, dtype=torch.bool)
     same[:, -1] = True
-    for loss in (bpr, top1):
+    for loss in (bpr, top1, penalised, top1_max, sampled_logistic, sampled_softmax):
         torch.testing.assert_close(loss(target, longer, same), loss(target, sampled, same[:, :-1]))
     shift = (torch.tensor(samples + 1.0) / max(1, samples)).log()  # a sample stands for 1 / (S q) rows
     torch.testing.assert_close(
@@ -80,6 +94,15 @@ def test_a_sample_that_is_the_target_is_left_out(seed: int, samples: int) -> Non
         sampled_softmax(target, sampled, same[:, :-1], log_q[:-1]),
     )
     assert (sampled_softmax(target, longer, same, log_q, no_bias - 50) <= 1e-6).all()
+
+
+@pytest.mark.parametrize("loss", [bpr, top1, penalised, top1_max, sampled_softmax])
+def test_without_a_sample_that_counts_there_is_nothing_to_learn(loss: Callable[..., Tensor]) -> None:
+    target, sampled = torch.randn(2, requires_grad=True), torch.randn(2, 3, requires_grad=True)
+    lost = loss(target, sampled, torch.ones(2, 3, dtype=torch.bool))
+    assert lost.tolist() == [0, 0]
+    for gradient in torch.autograd.grad(lost.sum(), (target, sampled)):
+        assert not gradient.any()
 
 
 @given(seed=seeds, k=st.integers(1, 6), sizes=st.lists(sizes, min_size=1, max_size=4))
