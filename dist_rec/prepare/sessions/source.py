@@ -95,7 +95,7 @@ class SessionFiles(Source[Encoded]):
     def fit(self, folder: Path, pool: Workers) -> Encoded:
         """Reads, sorts, filters and splits the events, and numbers their items and users."""
         options, warn = self.options, self.warnings.append
-        events = read_events(self._files, self.columns, self.separator)
+        events = read_events(self._files, self.columns, self.separator, folder)
         items, users, timed = events.items, events.users, events.time_N is not None
         sessions, disordered = arrange(events)
         if disordered:
