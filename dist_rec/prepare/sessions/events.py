@@ -3,6 +3,7 @@
 Shapes: N events, K codes of sessions.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,11 +71,13 @@ def read_events(files: Mapping[str, Sequence[str]], columns: Columns, separator:
                 reader.add(chunk, form.columns)
         reader.end_split()
     events = reader.events()
+    if not len(events):
+        raise UserError(f"{first.path} holds no events: all of its lists are empty")
     pa.default_memory_pool().release_unused()
     return events
 
 
-class _Reader:
+class _Reader(ABC):
     """Columns that grow."""
 
     def __init__(self, form: Form, folder: Path) -> None:
@@ -92,12 +95,13 @@ class _Reader:
             self.times.add(chunk, columns["time"])
         self.rows += chunk.rows
 
+    @abstractmethod
     def end_split(self) -> None:
         """No more rows of this split come."""
 
+    @abstractmethod
     def events(self) -> Events:
         """All that was read."""
-        raise NotImplementedError
 
 
 class _Singles(_Reader):
