@@ -645,7 +645,7 @@ def test_what_a_user_may_not_expect_is_told(tmp_path: Path) -> None:
     _, prepared = run(tmp_path, more, LastSession(), unknown="drop")
     assert prepared.warnings[1:] == (
         "1 events of items that training never saw are left out, first item new",
-        "1 test rows are left out: nothing is left that comes before what they predict",
+        "1 test sessions have no row: nothing of them is left to predict from what comes before it",
     )
     _, prepared = run(tmp_path, single * 2, LeaveOneOut(validation=False), "user session item")
     assert prepared.warnings == ("the files have no times: what comes last is the last in the order of the files",)
@@ -882,10 +882,24 @@ def test_the_protocols_on_real_data(tmp_path: Path) -> None:
         return {name: (split.rows, predictions[name]) for name, split in prepared.manifest.splits.items()}
 
     # Li et al. 2017 (NARM) and Wu et al. 2019 (SR-GNN): the newest 1/64 of the clicks of the RecSys challenge.
-    files = {name: str(DATA / "yoochoose1_64" / f"{name}.parquet") for name in ("train", "test")}
-    given = {"test_patterns": [files["test"]]}
-    prepared = prepare([files["train"]], tmp_path / "clicks", Given(), {"items": "items"}, **given)
+    clicks, test = (str(DATA / "yoochoose1_64" / f"{name}.parquet") for name in ("train", "test"))
+    prepared = prepare([clicks], tmp_path / "clicks", Given(), {"items": "items"}, test_patterns=[test])
     assert sizes(prepared) == {"train": (116_167, 369_859), "test": (15_324, 55_898)}
-    assert "412 test targets are items that training never saw, first item 35070: row 0 of the table" in (
-        prepared.warnings
+    assert prepared.warnings == (
+        "412 test targets are items that training never saw, first item 35070: row 0 of the table",
     )
+    # Quadrana et al. 2017: a user's last sessions.
+    views, test = (str(DATA / "retailrocket_users" / f"{name}.parquet") for name in ("train", "test"))
+    prepared = prepare([views], tmp_path / "views", Given(), test_patterns=[test])
+    assert sizes(prepared) == {"train": (3_170, 4_133), "test": (1_717, 463)}
+    assert sum(not row.target for row in rows(tmp_path / "views", "test")) == 1_717 - 411
+    baskets = str(DATA / "tafeng_baskets" / "baskets.csv")
+    prepared = prepare([baskets], tmp_path / "baskets", LastSession(validation=True))
+    assert sizes(prepared) == {"train": (3_672, 22_604), "valid": (4_411, 5_893), "test": (5_478, 6_338)}
+    # Tang & Wang 2018, section 4.1: of each user's ratings of MovieLens-1M the first 70 %, 10 % and 20 %.
+    ratings = [str(DATA / "ml-1m" / f"ml-1m.{name}.rating.gz") for name in ("train", "test")]
+    columns, split = {"user": "1", "item": "2", "time": "4"}, Fraction(test_share=0.2, valid_share=0.125)
+    prepared = prepare(ratings, tmp_path / "windows", split, columns, layout="windows")
+    assert sizes(prepared) == {"train": (657_963, 1_973_889), "valid": (6_040, 99_950), "test": (6_040, 200_016)}
+    prepared = prepare(ratings, tmp_path / "users", LeaveOneOut(), columns, layout="users")
+    assert {name: rows for name, (rows, _) in sizes(prepared).items()} == dict.fromkeys(SPLITS, 6_040)
