@@ -3,7 +3,7 @@
 Shapes: N values, K distinct ones.
 """
 
-from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -11,22 +11,26 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from dist_rec.core.errors import UserError
+from dist_rec.prepare.sessions.spool import Spool
 from dist_rec.prepare.table.chunks import Chunk
 
 PENDING = 1 << 18
 """Distinct values of chunks that wait at least until they are made one."""
 
 
-@dataclass
 class Codes:
-    """A vocabulary that grows. What chunks bring waits until it is as much as is known, so that growth is linear."""
+    """A vocabulary that grows. What chunks bring waits until it is as much as is known, so that growth is linear.
 
-    what: str
-    """Of which the ids are, for messages."""
-    _known: pa.Array = field(default_factory=lambda: pa.array([], pa.large_string()))
-    _settled: list[NDArray[np.int32]] = field(default_factory=list)
-    _pending: list[pa.DictionaryArray] = field(default_factory=list)
-    _waiting: int = 0
+    Args:
+        what: of which the ids are, for messages.
+        folder: on the disk where codes wait.
+    """
+
+    def __init__(self, what: str, folder: Path) -> None:
+        self._what, self._settled = what, Spool(folder, np.int32)
+        self._known = pa.array([], pa.large_string())
+        self._pending: list[pa.DictionaryArray] = []
+        self._waiting = 0
 
     def add(self, chunk: Chunk, column: str) -> None:
         """Appends a column: text or numbers, of which every distinct text, without spaces around it, is an id.
@@ -44,27 +48,33 @@ class Codes:
         broken = pc.match_substring(text, "\n")
         if pc.any(broken).as_py():
             row = pc.index(pc.is_in(code, pc.indices_nonzero(broken).cast(code.type)), True).as_py()
-            raise UserError(f"{chunk.where(row)}: the {self.what} has a line break; remove it")
+            raise UserError(f"{chunk.where(row)}: the {self._what} has a line break; remove it")
         self._pending.append(pa.DictionaryArray.from_arrays(code.cast(pa.int32()), text.cast(pa.large_string())))
         self._waiting += len(text)
         if self._waiting >= max(PENDING, len(self._known)):
             self._settle()
 
     def _missing(self, chunk: Chunk, among: pa.BooleanArray) -> UserError:
-        return UserError(f"{chunk.where(pc.index(among, True).as_py())}: the {self.what} is missing; add it")
+        return UserError(f"{chunk.where(pc.index(among, True).as_py())}: the {self._what} is missing; add it")
 
     def _settle(self) -> None:
-        known = pa.DictionaryArray.from_arrays(pa.array([], pa.int32()), self._known)
-        chunks = pa.chunked_array([known, *self._pending]).unify_dictionaries().chunks
-        self._settled += [chunk.indices.to_numpy() for chunk in chunks[1:]]
-        self._known, self._pending, self._waiting = chunks[0].dictionary, [], 0
+        if not self._pending:
+            return
+        # Arrow would keep the memory of the chunks read so far and of the hash table, more than all that stays.
+        pa.default_memory_pool().release_unused()
+        chunks = [pa.DictionaryArray.from_arrays(pa.array([], pa.int32()), self._known), *self._pending]
+        self._pending, self._waiting = [], 0
+        known, *chunks = pa.chunked_array(chunks).unify_dictionaries().chunks
+        self._known = known.dictionary
+        for chunk in chunks:
+            self._settled.append(chunk.indices.to_numpy())
+        del known, chunks, chunk
+        pa.default_memory_pool().release_unused()
 
     def take(self) -> NDArray[np.int32]:
         """The codes of all values since the last call, (N,)."""
         self._settle()
-        code_N = np.concatenate([np.empty(0, np.int32), *self._settled])
-        self._settled = []
-        return code_N
+        return self._settled.take()
 
     @property
     def values(self) -> pa.Array:

@@ -3,8 +3,10 @@
 Shapes: N events, K codes of sessions.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +15,7 @@ from numpy.typing import NDArray
 from dist_rec.core.errors import UserError
 from dist_rec.prepare.sessions.codes import Codes
 from dist_rec.prepare.sessions.form import Columns, Form, detect
+from dist_rec.prepare.sessions.spool import Spool
 from dist_rec.prepare.sessions.times import TimeColumn, Times
 from dist_rec.prepare.splits import SPLITS
 from dist_rec.prepare.table.chunks import Chunk, is_list, read_chunks
@@ -34,7 +37,7 @@ class Events:
     sizes: tuple[int, ...]
     """Events of each split's files."""
     number_K: NDArray[np.float64] | None
-    """The number that is the id of each session's code, if all of them are numbers."""
+    """The number that is the id of each session's code: where users have no times, and all ids are numbers."""
     items: pa.Array
     """The id in the files, by code."""
     users: pa.Array | None
@@ -43,13 +46,14 @@ class Events:
         return self.item_N.size
 
 
-def read_events(files: Mapping[str, Sequence[str]], columns: Columns, separator: str | None) -> Events:
+def read_events(files: Mapping[str, Sequence[str]], columns: Columns, separator: str | None, folder: Path) -> Events:
     """Reads the files of every split.
 
     Args:
         files: paths by split.
         columns: which column holds what.
         separator: of CSV; None finds it in each file's first line.
+        folder: on the disk where columns wait until all is read.
 
     Raises:
         UserError: naming file, row and column of what cannot be read, or a file that has other columns than the first.
@@ -60,27 +64,28 @@ def read_events(files: Mapping[str, Sequence[str]], columns: Columns, separator:
         for one, other in ((first, form), (form, first)):
             if lacking := sorted(one.columns.keys() - other.columns.keys()):
                 raise UserError(f"{other.path} has no column for --{lacking[0]}, but {one.path} has one")
-    reader = _Lists(first) if "items" in first.columns else _Singles(first)
+    reader = _Lists(first, folder) if "items" in first.columns else _Singles(first, folder)
     for split in SPLITS:
         for form in forms.get(split, []):
             for chunk in read_chunks(form.path, form.source, form.wanted(), lambda size, rows: None):
                 reader.add(chunk, form.columns)
         reader.end_split()
-    return reader.events()
+    events = reader.events()
+    if not len(events):
+        raise UserError(f"{first.path} holds no events: all of its lists are empty")
+    pa.default_memory_pool().release_unused()
+    return events
 
 
-@dataclass
-class _Reader:
+class _Reader(ABC):
     """Columns that grow."""
 
-    form: Form
-    items: Codes = field(default_factory=lambda: Codes("item"))
-    sizes: list[int] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.users = Codes("user") if "user" in self.form.columns else None
-        self.times = TimeColumn() if "time" in self.form.columns else None
+    def __init__(self, form: Form, folder: Path) -> None:
+        self.items, self.folder = Codes("item", folder), folder
+        self.users = Codes("user", folder) if "user" in form.columns else None
+        self.times = TimeColumn(folder) if "time" in form.columns else None
         self.rows = 0
+        self.sizes: list[int] = []
 
     def add(self, chunk: Chunk, columns: Mapping[str, str]) -> None:
         """Appends rows."""
@@ -90,23 +95,25 @@ class _Reader:
             self.times.add(chunk, columns["time"])
         self.rows += chunk.rows
 
+    @abstractmethod
     def end_split(self) -> None:
         """No more rows of this split come."""
 
+    @abstractmethod
     def events(self) -> Events:
         """All that was read."""
-        raise NotImplementedError
 
 
-@dataclass
 class _Singles(_Reader):
     """A row is an event."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._named = "session" in self.form.columns
-        self._sessions = Codes("session")
-        self._session_chunks: list[Ints] = []
+    def __init__(self, form: Form, folder: Path) -> None:
+        super().__init__(form, folder)
+        self._named = "session" in form.columns
+        self._sessions = Codes("session", folder)
+        self._of_splits = Spool(folder, np.int32)
+        self._known = 0
+        self._numbered = self._named and self.users is not None and self.times is None
         self._values: list[pa.Array] = []
 
     def add(self, chunk: Chunk, columns: Mapping[str, str]) -> None:
@@ -122,19 +129,19 @@ class _Singles(_Reader):
         """Another session begins even if its id is the same."""
         self.sizes.append(self.rows - sum(self.sizes))
         if self._named:
-            known = sum(map(len, self._values))
-            self._session_chunks.append(self._sessions.take() + np.int32(known))
-            self._values.append(self._sessions.values)
-            self._sessions = Codes("session")
+            self._of_splits.append(self._sessions.take() + np.int32(self._known))
+            self._known += len(self._sessions.values)
+            if self._numbered:
+                self._values.append(self._sessions.values)
+            self._sessions = Codes("session", self.folder)
 
     def events(self) -> Events:
         """All that was read."""
-        number_K = _numbers(self._values) if self._named else None
+        number_K = _numbers(self._values) if self._numbered else None
         self._values = []
         user_N = None if self.users is None else self.users.take()
         if self._named:
-            session_N = np.concatenate(self._session_chunks)
-            self._session_chunks = []
+            session_N = self._of_splits.take()
         else:
             assert user_N is not None and self.users is not None
             split_N = np.repeat(np.arange(len(self.sizes), dtype=np.int32), self.sizes)
@@ -151,12 +158,11 @@ class _Singles(_Reader):
         )
 
 
-@dataclass
 class _Lists(_Reader):
     """A row is a session."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def __init__(self, form: Form, folder: Path) -> None:
+        super().__init__(form, folder)
         self._lengths: list[Ints] = []
 
     def add(self, chunk: Chunk, columns: Mapping[str, str]) -> None:
@@ -206,7 +212,7 @@ def _flat(chunk: Chunk, column: str) -> tuple[pa.Array, Ints]:
     return lists.flatten(), np.diff(lists.value_lengths().to_numpy().cumsum(), prepend=0).astype(np.int32)
 
 
-def _numbers(values: Iterator[pa.Array] | Sequence[pa.Array]) -> NDArray[np.float64] | None:
+def _numbers(values: Sequence[pa.Array]) -> NDArray[np.float64] | None:
     """Ids as numbers, if all are."""
     try:
         number_K = np.concatenate([of_split.cast(pa.float64()).to_numpy() for of_split in values])

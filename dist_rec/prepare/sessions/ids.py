@@ -34,6 +34,8 @@ class Encoded:
     """Training events of each item; 0 for row 0."""
     first_unknown: str | None
     """The first item of validation or test that training never saw, by the id in the files."""
+    emptied: tuple[int, ...]
+    """Sequences of each split of which no event is left, because training never saw their items."""
 
 
 def encode(
@@ -67,10 +69,12 @@ def encode(
     sequences = sequences.numbered(item_K)
     unknown_N = sequences.item_N == 0
     first = items[int(code_N[unknown_N.argmax()])].as_py() if unknown_N.any() else None
+    before = sequences.filled()
     if first is not None and unknown == "drop":
         sequences = sequences.where(~unknown_N)
         warn(f"{int(unknown_N.sum())} events of items that training never saw are left out, first item {first}")
-    return Encoded(sequences, item_K, user_K, items, users, np.concatenate(([0], counts_I)), first)
+    emptied = tuple(was - now for was, now in zip(before, sequences.filled(), strict=True))
+    return Encoded(sequences, item_K, user_K, items, users, np.concatenate(([0], counts_I)), first, emptied)
 
 
 def number(count_K: NDArray[np.number]) -> Ints:

@@ -17,7 +17,7 @@ class Options(Config):
 
     layout: Layout = "sessions"
     """A row is a session; all events of a user; or a window of them, with the items that follow it (Tang & Wang 2018).
-    Users stand for sessions where there are no users."""
+    Where there are no users, sessions take their place."""
     length: int | None = Field(None, ge=1)
     """users: items of a history at most, 200 if not given; windows: of every one, 5."""
     targets: int | None = Field(None, ge=1)

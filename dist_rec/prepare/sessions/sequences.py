@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from dist_rec.prepare.sessions.events import Ints
 from dist_rec.prepare.sessions.order import Mask, Sessions
-from dist_rec.prepare.sessions.split import TRAIN, VALID, Fraction, LeaveOneOut, Splitter
+from dist_rec.prepare.sessions.split import TEST, TRAIN, VALID, Fraction, LeaveOneOut, Splitter
 
 Places = NDArray[np.int64]
 
@@ -57,6 +57,10 @@ class Sequences:
         """Where the events of training, validation or test begin and end, (Q,) each."""
         bounds = (self.begin_Q, self.train_Q, self.valid_Q, self.end_Q)
         return bounds[part], bounds[part + 1]
+
+    def filled(self) -> tuple[int, ...]:
+        """How many sequences have events of training, validation and test."""
+        return tuple(int((end_Q > begin_Q).sum()) for begin_Q, end_Q in map(self.span, (TRAIN, VALID, TEST)))
 
     def is_training(self) -> Mask:
         """Which events are for training, (N,)."""

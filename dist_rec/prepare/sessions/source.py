@@ -95,7 +95,7 @@ class SessionFiles(Source[Encoded]):
     def fit(self, folder: Path, pool: Workers) -> Encoded:
         """Reads, sorts, filters and splits the events, and numbers their items and users."""
         options, warn = self.options, self.warnings.append
-        events = read_events(self._files, self.columns, self.separator)
+        events = read_events(self._files, self.columns, self.separator, folder)
         items, users, timed = events.items, events.users, events.time_N is not None
         sessions, disordered = arrange(events)
         if disordered:
@@ -158,8 +158,9 @@ class SessionFiles(Source[Encoded]):
     def _warn(self, fit: Encoded, part: int, tally: Tally, lost: int) -> None:
         """Tells what a user may not expect of a split."""
         name, warn = SPLITS[part], self.warnings.append
-        if lost:
-            warn(f"{lost} {name} rows are left out: nothing is left that comes before what they predict")
+        if lost := lost + fit.emptied[part]:
+            what = "users" if self.options.merged and fit.user_K is not None else "sessions"
+            warn(f"{lost} {name} {what} have no row: nothing of them is left to predict from what comes before it")
         if part != TRAIN and tally.unknown:
             first = f"first item {fit.first_unknown}"
             warn(f"{tally.unknown} {name} targets are items that training never saw, {first}: row 0 of the table")

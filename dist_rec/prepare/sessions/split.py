@@ -83,7 +83,7 @@ class LeaveOneOut(Config):
 
     name: Literal["leave-one-out"] = "leave-one-out"
     validation: bool = True
-    """Whether the last event but one is for validation."""
+    """Whether the last event, or session, but one is for validation; so for leave-one-out if nothing is said."""
 
     def cuts(self, length_Q: Ints) -> tuple[Ints, Ints]:
         """How many events of each sequence are for training, and for training or validation, (Q,)."""

@@ -4,7 +4,7 @@ Shapes: N events.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from dist_rec.core.errors import UserError
+from dist_rec.prepare.sessions.spool import Spool
 from dist_rec.prepare.table.chunks import Chunk
 
 DAY_SECONDS = 24 * 60 * 60
@@ -28,12 +29,18 @@ def day_of(time_S: Times) -> float:
     return DAY_SECONDS * next(per_second for bound, per_second in UNITS if largest < bound)
 
 
-@dataclass
 class TimeColumn:
-    """Grows chunk by chunk."""
+    """Grows chunk by chunk, on disk.
 
-    _chunks: list[Times] = field(default_factory=list)
-    _first: tuple[str, bool] | None = None
+    Args:
+        folder: on the disk to use.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._integers = Spool(folder, np.int64)
+        """The bits of floats where a chunk has them."""
+        self._sizes: list[tuple[int, bool]] = []
+        self._first: tuple[str, bool] | None = None
 
     def add(self, chunk: Chunk, column: str) -> None:
         """Appends a column.
@@ -56,12 +63,21 @@ class TimeColumn:
         path, of_first = self._first = self._first or (chunk.path, dates)
         if of_first != dates:
             raise UserError(f"{chunk.where(0)} has a {_kind(dates)} for its time, but {path} has {_kind(of_first)}s")
-        self._chunks.append(time_N)
+        is_float = time_N.dtype == np.float64
+        self._integers.append(time_N.view(np.int64))
+        self._sizes.append((time_N.size, is_float))
 
     def take(self) -> Times:
         """All of them, (N,)."""
-        chunks, self._chunks = self._chunks, []
-        return np.concatenate(chunks)
+        integer_N = self._integers.take()
+        if not any(is_float for _, is_float in self._sizes):
+            return integer_N
+        float_N, start = integer_N.view(np.float64), 0
+        for size, is_float in self._sizes:
+            if not is_float:
+                float_N[start : start + size] = integer_N[start : start + size]
+            start += size
+        return float_N
 
 
 def _kind(dates: bool) -> str:
