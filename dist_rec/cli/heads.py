@@ -22,7 +22,7 @@ def heads(
 
     console = Console()
     if name is None:
-        table = Table("head", "source", title="Heads: [head] name = …", title_justify="left")
+        table = Table("head", "source", title="Heads: head.name = …", title_justify="left")
         for known in head_names():
             table.add_row(known, described(find_head(known)).partition("\n")[0])
         console.print(table)
