@@ -41,7 +41,7 @@ def synthesize(
 
 
 def synthesize_sessions(
-    out: Annotated[Path, typer.Option(help="The folder to make.", show_default=False)],
+    out: Out,
     users: Annotated[int, typer.Option(min=1, help="Users, of 4 to 12 sessions each.")] = 2000,
     genres: Annotated[int, typer.Option(min=1, help="Genres; each session is about one.")] = 20,
     brands: Annotated[int, typer.Option(min=1, help="Brands; each user keeps to one.")] = 20,
