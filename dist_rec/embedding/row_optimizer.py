@@ -25,7 +25,7 @@ from torchrec.optim.keyed import KeyedOptimizer
 from dist_rec.embedding.catalog import ShardedCatalog
 from dist_rec.embedding.kernels import Kernel, add_state, add_step, kernels, stacked, table_names
 from dist_rec.embedding.layer import embedding_layer
-from dist_rec.embedding.row_rules import Rows, row_gradients
+from dist_rec.embedding.row_rules import Rows, by_row, row_gradients, sum_by_row
 from dist_rec.embedding.updates import Fused
 
 
@@ -128,15 +128,14 @@ class _RowTables:
     def step(self) -> None:
         for first_row, catalog in self._tied:
             if (gradient := catalog.take_tied_gradient()) is not None:
-                rows_U, gradient_UD = _by_row(gradient)
-                self._gradients.append((rows_U + first_row, gradient_UD / dist.get_world_size()))
+                rows_V, gradient_VD = by_row(gradient)
+                self._gradients.append((rows_V + first_row, gradient_VD / dist.get_world_size()))
         if not self._gradients:
             return
         self._step += 1
         rows_U, gradient_UD = self._gradients[0]
-        if len(self._gradients) > 1:
-            rows_V, gradient_VD = (torch.cat(tensors) for tensors in zip(*self._gradients, strict=True))
-            rows_U, gradient_UD = row_gradients(rows_V, torch.arange(len(rows_V), device=rows_V.device), gradient_VD)
+        if self._tied or len(self._gradients) > 1:
+            rows_U, gradient_UD = sum_by_row(*(torch.cat(tensors) for tensors in zip(*self._gradients, strict=True)))
         self._gradients = []
         matrices = [self._weights_RD, *self._state]
         self._update.update(matrices, rows_U, gradient_UD, float(self._group["lr"]), int(self._step))
@@ -145,14 +144,6 @@ class _RowTables:
         self._gradients = []
         for _, catalog in self._tied:
             catalog.take_tied_gradient()
-
-
-def _by_row(gradient: Tensor) -> tuple[Tensor, Tensor]:
-    """The rows of a dense or sparse gradient of a matrix, and their gradients."""
-    if gradient.is_sparse:
-        gradient = gradient.coalesce()
-        return gradient.indices()[0], gradient.values()
-    return torch.arange(len(gradient), device=gradient.device), gradient
 
 
 class _AdamSteps:

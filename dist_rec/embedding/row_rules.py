@@ -160,6 +160,18 @@ def row_gradients(
     )
 
 
+def by_row(gradient: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows [V] of a dense or sparse gradient of a matrix, which may repeat, and their gradients, [V, D]."""
+    if gradient.is_sparse:
+        return gradient._indices()[0], gradient._values()
+    return torch.arange(len(gradient), device=gradient.device), gradient
+
+
+def sum_by_row(rows_V: Tensor, gradient_VD: Tensor) -> tuple[Tensor, Tensor]:
+    """The different rows, ascending, [U], and the sums of their gradients, [U, D]."""
+    return row_gradients(rows_V, torch.arange(len(rows_V), device=rows_V.device), gradient_VD)
+
+
 @dataclass(frozen=True)
 class Rows:
     """A rule with L2 that updates rows of a matrix and of its state."""

@@ -17,7 +17,7 @@ from torchrec.distributed.types import (
 )
 from torchrec.optim.keyed import KeyedOptimizer
 
-from dist_rec.embedding.row_rules import Rows, row_update
+from dist_rec.embedding.row_rules import Rows, by_row, row_update, sum_by_row
 from dist_rec.embedding.sharded_tensors import put_together
 from dist_rec.embedding.tables import EmbeddingTable
 
@@ -134,8 +134,7 @@ class _Update:
         self._step += 1
         matrices, step = [self.parameter, *self._state], int(self._step)
         if gradient.is_sparse:
-            gradient = gradient.coalesce()
-            rows_U, gradient = gradient.indices()[0], gradient.values()
+            rows_U, gradient = sum_by_row(*by_row(gradient))
             if len(rows_U) < len(self.parameter):
                 self._update.update(matrices, rows_U, gradient.div_(dist.get_world_size()), lr, step)
                 return
