@@ -56,6 +56,8 @@ class Catalog:
     """As of `Lookup`."""
     tied: str | None = None
     """A lookup of the same table and dimension, whose weights queries are scored against."""
+    cosine: bool = False
+    """Whether queries are scored against the directions of the rows, w / ‖w‖, instead of the rows."""
 
 
 class Ids(NamedTuple):
