@@ -82,9 +82,10 @@ class Noise:
 
     def bits_of_ids(self, lengths_B: Tensor, columns: int) -> Tensor:
         """Random bits for each id of the rows, int64 [V, C]."""
-        place_V1 = self._places_of_ids(lengths_B)[:, np.newaxis]
-        bits_VC = words(stream(*self._next_draw()), place_V1 * columns + np.arange(columns))
-        return torch.from_numpy(bits_VC.view(np.int64))
+        place_V = self._places_of_ids(lengths_B)
+        place_VC = place_V[:, np.newaxis] * columns + np.arange(columns)
+        bits = words(stream(*self._next_draw()), place_VC.ravel())
+        return torch.from_numpy(bits.view(np.int64)).view(place_VC.shape)
 
     def _places_of_ids(self, lengths_B: Tensor) -> NDArray[np.int64]:
         """A number for each id of the rows that no other of the global batch has, [V]."""

@@ -99,20 +99,22 @@ def my_rows(rows: int = ROWS) -> Rows:
 class Model(nn.Module):
     """Inputs → queries → scores → what a function makes of them: DDP has to see the loss."""
 
-    def __init__(self, config: EmbeddingConfig, rows: int) -> None:
+    def __init__(self, config: EmbeddingConfig, rows: int, cosine: bool) -> None:
         super().__init__()
         self.layer = EmbeddingLayer((), ())
         self.tower = nn.Linear(INPUTS, DIM)
-        self.catalog = build_catalog(WISH, manifest(rows), config)
+        self.catalog = build_catalog(replace(WISH, cosine=cosine), manifest(rows), config)
 
     def forward(self, inputs: Tensor, use: Callable[[Any], Any] = lambda scores: scores) -> Any:
         return use(self.catalog(self.tower(inputs)))
 
 
-def build(config: EmbeddingConfig, rows: int = ROWS) -> tuple[DistributedModelParallel, CombinedOptimizer]:
+def build(
+    config: EmbeddingConfig, rows: int = ROWS, cosine: bool = False
+) -> tuple[DistributedModelParallel, CombinedOptimizer]:
     process = this_process("cpu")
     torch.manual_seed(1)
-    model = Model(config, rows)
+    model = Model(config, rows, cosine)
     model = shard(model, model.layer, (), process, seed=7)
     dense = dict(in_backward_optimizer_filter(model.named_parameters()))
     assert set(dense) == {"tower.weight", "tower.bias"}
@@ -148,8 +150,11 @@ LOSSES: dict[str, Loss] = {
     "sampled_softmax": sampled(sampled_softmax, LOG_Q),
     "bpr": sampled(bpr),
     "top1": sampled(top1),
+    "cross_entropy of cosines": cross_entropy,
+    "sampled_softmax of cosines": sampled(sampled_softmax, LOG_Q),
 }
-SAMPLED = ("squared_error", "squared_error sigmoid", "sampled_softmax", "bpr", "top1")
+COSINES = " of cosines"
+SAMPLED = ("squared_error", "squared_error sigmoid", "sampled_softmax", "bpr", "top1", "sampled_softmax of cosines")
 
 
 def dense_loss(name: str, s_BR: Tensor, targets: Ids) -> Tensor:
@@ -160,7 +165,7 @@ def dense_loss(name: str, s_BR: Tensor, targets: Ids) -> Tensor:
     s_V = s_BR[query_V, ids_V]
     s_VS, other_VS = s_BR[query_V][:, SAMPLES], ids_V.unsqueeze(1) != SAMPLES
     mean_VS = other_VS / other_VS.sum(1, keepdim=True)
-    match name:
+    match name.removesuffix(COSINES):
         case "cross_entropy":
             return -(x_BR * s_BR.log_softmax(1)).sum()
         case "logistic":
@@ -184,7 +189,7 @@ def dense_loss(name: str, s_BR: Tensor, targets: Ids) -> Tensor:
 def train(config: EmbeddingConfig, name: str, steps: int, rows: int = ROWS) -> tuple[list[float], dict[str, Tensor]]:
     """Global losses of the steps, and the parameters at the end, whole."""
     scores_module.CHUNK = 5 * QUERIES  # rows in chunks that no number of processes divides evenly
-    model, optimizer = build(config, rows)
+    model, optimizer = build(config, rows, name.endswith(COSINES))
     losses = []
     for _ in range(steps):
         loss = train_step(model, optimizer, my_rows(rows), LOSSES[name])
@@ -224,7 +229,7 @@ def whole(state: dict[str, Tensor | ShardedTensor]) -> dict[str, Tensor]:
 def dense_train(config: EmbeddingConfig, name: str, steps: int) -> tuple[list[float], dict[str, Tensor]]:
     """The same in plain PyTorch."""
     torch.manual_seed(1)
-    model = Model(config, ROWS)
+    model = Model(config, ROWS, name.endswith(COSINES))
     catalog = model.catalog
     catalog.to_empty(device="cpu")
     with torch.no_grad():

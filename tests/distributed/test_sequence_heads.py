@@ -10,7 +10,11 @@ from tests.processes import run_distributed
 from tests.small_sessions import wandering, write_sessions
 
 USERS, ITEMS, STEPS = 12, 40, 20
-HEADS = {"gru4rec": {"hidden": 12, "layers": 2, "embedding": "shared", "input": "discounted", "embedding_dropout": 0.1}}
+HEADS: dict[str, dict[str, Any]] = {
+    "gru4rec": {"hidden": 12, "layers": 2, "embedding": "shared", "input": "discounted", "embedding_dropout": 0.1},
+    "sasrec": {"dim": 12, "heads": 2, "dropout": 0.1, "longest": 8, "embedding": "separate"},
+    "hstu": {"dim": 12, "heads": 2, "key": 4, "value": 5, "dropout": 0.1, "longest": 8, "temperature": 0.2},
+}
 
 
 @pytest.fixture(scope="module")
