@@ -5,7 +5,6 @@ columns; H heads, K columns of a head's queries and keys, E of its values, M = N
 """
 
 import math
-from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn

@@ -1,7 +1,7 @@
 """The sequences of a batch, of different lengths.
 
 They lie end to end, so that what is done position by position costs nothing for padding. What looks from one position
-to others gets them in rectangles: sequences that share one are of similar length, and zeros come after a sequence's end.
+to others gets them in rectangles: sequences that share one are of similar length, and zeros come after their ends.
 
 Shapes: B sequences, V positions of all of them end to end, C and D columns of a position, S places of all rectangles;
 of a rectangle N sequences, T positions of the longest.

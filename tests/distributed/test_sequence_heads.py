@@ -10,6 +10,8 @@ from tests.processes import run_distributed
 from tests.small_sessions import wandering, write_sessions
 
 USERS, ITEMS, STEPS = 12, 40, 20
+# Tables are float32, and Adagrad's first step makes much of the last digit of a gradient near 0.
+CLOSE = 1e-5
 HEADS: dict[str, dict[str, Any]] = {
     "gru4rec": {"hidden": 12, "layers": 2, "embedding": "shared", "input": "discounted", "embedding_dropout": 0.1},
     "sasrec": {"dim": 12, "heads": 2, "dropout": 0.1, "longest": 8, "embedding": "separate"},
@@ -49,7 +51,7 @@ def test_one_loss_on_any_number_of_processes(head: str, data: Path, tmp_path: Pa
     alone = losses(tmp_path / "1")
     assert min(alone.values()) < alone[1] - 0.1
     for world, result in zip((2, 4), others, strict=True):
-        assert losses(tmp_path / str(world)) == pytest.approx(alone, rel=1e-6)
+        assert losses(tmp_path / str(world)) == pytest.approx(alone, rel=CLOSE)
         assert result["valid"] == pytest.approx(expected["valid"], abs=1e-6)
 
 
@@ -64,4 +66,4 @@ def test_goes_on_in_mid_epoch_bit_for_bit_and_on_other_numbers_of_processes(
     run_distributed(train_until, 1, settings(data, head), tmp_path / "moved", 7)
     run_distributed(train_until, 3, settings(data, head), tmp_path / "moved", 14)
     run_distributed(train, 2, settings(data, head), tmp_path / "moved")
-    assert losses(tmp_path / "moved") == pytest.approx(losses(tmp_path / "whole"), rel=1e-6)
+    assert losses(tmp_path / "moved") == pytest.approx(losses(tmp_path / "whole"), rel=CLOSE)

@@ -56,7 +56,10 @@ def test_cosines_are_products_with_rows_of_length_1(seed: int, with_bias: bool, 
         s_BR = q @ (w / w.norm(dim=1, keepdim=True)).t()
         return s_BR + b.t() if with_bias else s_BR
 
-    ours, direct = CatalogScores(TableShard(w, b if with_bias else None, 0, cosine=True), q), small_scores(dense().detach())
+    ours, direct = (
+        CatalogScores(TableShard(w, b if with_bias else None, 0, cosine=True), q),
+        small_scores(dense().detach()),
+    )
     pairs = {
         "all rows": (lambda: ours.over_rows(LOGSUMEXP), lambda: dense().logsumexp(1)),
         "pairs": (lambda: ours.of_pairs(ids), lambda: dense()[ours.query_of(ids), ids.values]),

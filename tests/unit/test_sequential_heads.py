@@ -40,7 +40,9 @@ def ask(head: CatalogHead, x_VD: Tensor, lengths: list[int] = LENGTHS, targets: 
     """Queries of histories; of all positions, if not said otherwise."""
     sequence = Sequence(x_VD, torch.tensor(lengths, dtype=torch.int32))
     num_targets = torch.tensor(lengths if targets is None else targets)
-    return head(Inputs(torch.empty(len(lengths), 0), sequences={"items": {"history": sequence}}, num_targets=num_targets))
+    return head(
+        Inputs(torch.empty(len(lengths), 0), sequences={"items": {"history": sequence}}, num_targets=num_targets)
+    )
 
 
 @pytest.mark.parametrize(("name", "settings"), HEADS)
