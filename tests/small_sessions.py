@@ -40,10 +40,15 @@ def write_sessions(folder: Path, splits: dict[str, list[Session]], users: int, i
         np.add.at(count_I, [*history, *target[-1:]], 1)
     count_I[0] = 0
     counts = save_counts(folder, count_I)
-    tables = {"user": Table(rows=users), "item": Table(rows=items)}
     transform = {"source": "sessions", "counts": counts.model_dump()}
-    Manifest(columns=COLUMNS, tables=tables, splits=written, transform=transform).save(folder)
+    manifest(users, items).model_copy(update={"splits": written, "transform": transform}).save(folder)
     return folder
+
+
+def manifest(users: int, items: int) -> Manifest:
+    """Of data without rows."""
+    tables = {"user": Table(rows=users), "item": Table(rows=items)}
+    return Manifest(columns=COLUMNS, tables=tables, splits={})
 
 
 def wandering(seed: int, sessions: int, users: int, items: int, most: int = 8) -> list[Session]:

@@ -57,6 +57,8 @@ class Catalog:
     """See `Lookup.init`."""
     tied: str | None = None
     """Name of a lookup of the same table and dimension whose weights the catalog shares."""
+    cosine: bool = False
+    """Whether queries are scored against the directions of the rows, w / ‖w‖, instead of the rows."""
 
 
 class Ids(NamedTuple):

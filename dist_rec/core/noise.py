@@ -70,11 +70,23 @@ class Noise:
 
     def uniform_of_ids(self, lengths_B: Tensor) -> Tensor:
         """Uniform in [0, 1) for each id of the rows, float32 [V]; the lengths of padding rows, beyond B, are 0."""
+        bits_V = words(stream(*self._next_draw()), self._places_of_ids(lengths_B))
+        return torch.from_numpy(_uniform(bits_V)).to(lengths_B.device)
+
+    def bits_of_ids(self, lengths_B: Tensor, columns: int) -> Tensor:
+        """Random bits for each id of the rows, int64 [V, C]."""
+        place_V = self._places_of_ids(lengths_B)
+        place_VC = place_V[:, np.newaxis] * columns + np.arange(columns)
+        bits = words(stream(*self._next_draw()), place_VC.ravel())
+        return torch.from_numpy(bits.view(np.int64)).view(place_VC.shape)
+
+    def _places_of_ids(self, lengths_B: Tensor) -> NDArray[np.int64]:
+        """A number for each id of the rows that no other of the global batch has, [V]."""
         lengths = lengths_B.cpu().numpy().astype(np.int64)
         ends = lengths.cumsum()
         row_V = np.repeat(self._first_row + np.arange(len(lengths)), lengths)
         place_V = np.arange(len(row_V)) - np.repeat(ends - lengths, lengths)
-        return torch.from_numpy(_uniform(words(stream(*self._next_draw()), row_V * IDS + place_V))).to(lengths_B.device)
+        return row_V * IDS + place_V
 
     def _next_draw(self) -> tuple[int, ...]:
         self._draws += 1

@@ -38,23 +38,25 @@ class Catalog(nn.Module):
         table: name, size and settings of the table.
         bias: whether each row has a bias.
         tied: the lookup's table whose weights it shares; None: it has its own.
+        cosine: whether the length of a row does not count.
     """
 
-    def __init__(self, table: EmbeddingTable, bias: bool, tied: TableName | None = None) -> None:
+    def __init__(self, table: EmbeddingTable, bias: bool, tied: TableName | None = None, cosine: bool = False) -> None:
         super().__init__()
-        self.table, self.tied = table, tied
+        self.table, self.tied, self.cosine = table, tied, cosine
         self.weight = nn.Parameter(torch.empty(table.rows, table.dim, device="meta"))
         self.bias = nn.Parameter(torch.empty(table.rows, 1, device="meta")) if bias else None
 
     def forward(self, queries_BD: Tensor) -> Tensor:
-        """Scores of all rows, s = q·w + b, [B, R]."""
-        return functional.linear(queries_BD, self.weight, None if self.bias is None else self.bias.squeeze(1))
+        """Scores of all rows, s = q·w + b, or q·w / ‖w‖ + b, [B, R]."""
+        weight_RD = functional.normalize(self.weight) if self.cosine else self.weight
+        return functional.linear(queries_BD, weight_RD, None if self.bias is None else self.bias.squeeze(1))
 
 
 def build_catalog(request: head.Catalog, manifest: Manifest, config: EmbeddingConfig) -> Catalog:
     """A head's catalog on the meta device; raises UserError if its feature is not an id column."""
     tied = None if request.tied is None else TableName(request.tied, manifest.table_of(request.feature))
-    return Catalog(catalog_table(request, manifest, config), request.bias, tied)
+    return Catalog(catalog_table(request, manifest, config), request.bias, tied, request.cosine)
 
 
 class ShardedCatalog(
@@ -76,7 +78,7 @@ class ShardedCatalog(
     def __init__(self, catalog: Catalog, sharding: ParameterSharding, rank: int, device: torch.device) -> None:
         super().__init__()
         cut = RowCut(sharding.sharding_spec, rank)
-        self._table, self._start, self.tied = catalog.table, cut.start, catalog.tied
+        self._table, self._start, self.tied, self._cosine = catalog.table, cut.start, catalog.tied, catalog.cosine
         self._tied_weight = torch.empty(0, catalog.table.dim, device=device).requires_grad_()
         own = self.tied is None
         self.weight = _parameter(torch.empty(cut.size, catalog.table.dim, device=device)) if own else None
@@ -122,7 +124,7 @@ class ShardedCatalog(
         weight = self._tied_weight if self.weight is None else self.weight
         padding = weight.shape[1] - dist_input.shape[1]  # a lookup's table has columns of zeros at the end
         queries_BD = functional.pad(dist_input.float(), (0, padding))
-        return CatalogScores(TableShard(weight, self.bias, self._start), queries_BD)
+        return CatalogScores(TableShard(weight, self.bias, self._start, self._cosine), queries_BD)
 
     def output_dist(self, ctx: NullShardedModuleContext, output: CatalogScores) -> CatalogScores:
         """Passes the scores on; they are computed lazily."""

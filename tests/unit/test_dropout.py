@@ -47,6 +47,23 @@ def test_any_shape(shape: tuple[int, ...]) -> None:
     assert Dropout(0.5)(torch.ones(shape)).shape == ReLUDropout(0.5)(torch.ones(shape)).shape == shape
 
 
+@pytest.mark.parametrize("dropout", [Dropout, ReLUDropout])
+def test_ids_are_dropped_alike_however_their_rows_are_dealt(dropout: type[Dropout]) -> None:
+    lengths_B, x = torch.tensor([3, 0, 700, 1, 296]), torch.rand(1000, 13) + 1
+    whole, parts = dropped(dropout, x, lengths_B, 0), []
+    for first, last in ((0, 2), (2, 2), (2, 5)):
+        before = int(lengths_B[:first].sum())
+        own = x[before : before + int(lengths_B[first:last].sum())]
+        parts.append(dropped(dropout, own, lengths_B[first:last], first))
+    assert torch.equal(torch.cat(parts), whole)
+    assert abs((whole == 0).float().mean() - 0.3) < 5 * math.sqrt(0.3 * 0.7 / x.numel())
+
+
+def dropped(dropout: type[Dropout], x: torch.Tensor, lengths_B: torch.Tensor, first_row: int) -> torch.Tensor:
+    noise.begin(0, 0, first_row, len(lengths_B))
+    return dropout(0.3)(x, lengths_B)
+
+
 def test_neighbours_are_dropped_independently() -> None:
     noise.begin(0, 0, 0, 1)
     kept = Dropout(0.5)(torch.ones(1, 1 << 20)).squeeze(0) != 0

@@ -14,7 +14,8 @@ def drawn(first: int, lengths: list[int], members: int) -> list[torch.Tensor]:
     noise.begin(3, 7, first, len(lengths))
     x_NC = torch.empty(len(lengths) * members, 5)
     ids_B = torch.tensor([*lengths, 0, 0], dtype=torch.int32)
-    return [noise.uniform_like(x_NC), noise.normal_like(x_NC), noise.uniform_of_ids(ids_B), noise.uniform_like(x_NC)]
+    of_ids = [noise.uniform_of_ids(ids_B), noise.bits_of_ids(ids_B, 3)]
+    return [noise.uniform_like(x_NC), noise.normal_like(x_NC), *of_ids, noise.uniform_like(x_NC)]
 
 
 @given(shares=SHARES, members=st.integers(1, 3), data=st.data())
