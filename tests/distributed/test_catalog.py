@@ -33,6 +33,7 @@ from dist_rec.embedding.catalog_losses import (
     cross_entropy,
     gaussian,
     logistic,
+    sampled_logistic,
     sampled_softmax,
     squared_error,
     top1,
@@ -145,11 +146,12 @@ LOSSES: dict[str, Loss] = {
     "gaussian": lambda scores, targets: gaussian(scores, targets, confidence=2.0, background=0.3),
     "squared_error": squared_error,
     "squared_error sigmoid": squared_error_of_sigmoids,
+    "sampled_logistic": lambda scores, targets: sampled_logistic(scores, targets, SAMPLES),
     "sampled_softmax": sampled(sampled_softmax, LOG_Q),
     "bpr": sampled(bpr),
     "top1": sampled(top1),
 }
-SAMPLED = ("squared_error", "squared_error sigmoid", "sampled_softmax", "bpr", "top1")
+SAMPLED = ("squared_error", "squared_error sigmoid", "sampled_logistic", "sampled_softmax", "bpr", "top1")
 
 
 def dense_loss(name: str, s_BR: Tensor, targets: Ids) -> Tensor:
@@ -172,6 +174,8 @@ def dense_loss(name: str, s_BR: Tensor, targets: Ids) -> Tensor:
             return (w_V - s_V).square().sum()
         case "squared_error sigmoid":
             return (w_V - s_V.sigmoid()).square().sum()
+        case "sampled_logistic":
+            return -(s_V.sigmoid().log() + (mean_VS * (1 - s_VS.sigmoid()).log()).sum(1)).sum()
         case "sampled_softmax":
             stands_for_VS = other_VS / (len(SAMPLES) * LOG_Q.exp())
             return ((s_V.exp() + (s_VS.exp() * stands_for_VS).sum(1)).log() - s_V).sum()

@@ -7,22 +7,34 @@ import pytest
 
 from tests.distributed.test_resume import losses, train, train_until
 from tests.processes import run_distributed
-from tests.small_sessions import wandering, write_sessions
+from tests.small_sessions import WINDOW_COLUMNS, wandering, windows, write_sessions
 
 USERS, ITEMS, STEPS = 12, 40, 20
-HEADS = {"gru4rec": {"hidden": 12, "layers": 2, "embedding": "shared", "input": "discounted", "embedding_dropout": 0.1}}
+HEADS: dict[str, dict[str, Any]] = {
+    "gru4rec": {"hidden": 12, "layers": 2, "embedding": "shared", "input": "discounted", "embedding_dropout": 0.1},
+    "caser": {"length": 4, "dim": 10, "horizontal": 3, "vertical": 2, "dropout": 0.1},
+}
+TASKS: dict[str, dict[str, Any]] = {
+    "gru4rec": {"logq": True},
+    "caser": {"loss": "logistic", "in_batch": False, "alpha": 0, "seen": "seen"},
+}
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for each head, by its name."""
+    folder = tmp_path_factory.mktemp("sessions")
     splits = {"train": wandering(0, 60, USERS, ITEMS), "valid": wandering(1, 40, USERS, ITEMS)}
-    return write_sessions(tmp_path_factory.mktemp("sessions"), splits, USERS, ITEMS)
+    write_sessions(folder / "gru4rec", splits, USERS, ITEMS)
+    of_windows = windows(0, 3 * USERS, ITEMS, length=4, targets=2)
+    write_sessions(folder / "caser", of_windows, 3 * USERS, ITEMS, columns=WINDOW_COLUMNS)
+    return folder
 
 
 def settings(data: Path, head: str) -> dict[str, Any]:
     return {
-        "task": {"name": "next_item", "samples": 8, "logq": True, "cutoffs": [5], "best": "recall@5"},
-        "data": {"path": str(data)},
+        "task": {"name": "next_item", "samples": 8, "cutoffs": [5], "best": "recall@5", **TASKS[head]},
+        "data": {"path": str(data / head)},
         "head": {"name": head, **HEADS[head]},
         "embedding": {"optimizer": "adagrad", "lr": 0.05},
         "train": {
