@@ -90,7 +90,7 @@ class Caser(head.CatalogHead):
                 f"head caser: histories are not of {length} items each, head.length; prepare the data with "
                 f"--layout windows --length {length}"
             )
-        return x_VD.reshape(len(inputs.dense), -1)
+        return x_VD.reshape(len(inputs.dense), length * self.config.dim)
 
 
 def _uniform(deviation: float) -> float:

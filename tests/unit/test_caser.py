@@ -42,7 +42,7 @@ def found(convolution: SequenceConvolution, x_BLD: Tensor, activation: Activatio
 
 
 @settings(deadline=None)
-@given(small, st.integers(1, 6), small, small, small, st.sampled_from(list(ACTIVATIONS)))
+@given(st.integers(0, 4), st.integers(1, 6), small, small, small, st.sampled_from(list(ACTIVATIONS)))
 def test_one_product_is_all_convolutions(
     rows: int, length: int, dim: int, horizontal: int, vertical: int, activation: Activation
 ) -> None:
@@ -101,6 +101,15 @@ def test_gradients_reach_every_parameter_and_embedding(activation: str) -> None:
     leaves = {"items": inputs.sequences["items"]["history"].values, "user": inputs.pooled["user"]}
     for name, tensor in {**dict(head.named_parameters()), **leaves}.items():
         assert tensor.grad is not None and tensor.grad.isfinite().all() and tensor.grad.abs().sum() > 0, name
+
+
+def test_a_process_without_rows() -> None:
+    inputs = Inputs(
+        torch.empty(0, 0),
+        {"user": torch.empty(0, 1, DIM)},
+        {"items": {"history": Sequence(torch.empty(0, DIM), torch.empty(0, dtype=torch.int32))}},
+    )
+    assert query(build(), inputs).vectors.shape == (0, 2 * DIM)
 
 
 def test_dropout_leaves_the_user_alone() -> None:
