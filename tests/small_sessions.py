@@ -1,5 +1,6 @@
 """Small data sets of sessions, written by the product's own writer."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,40 +16,44 @@ COLUMNS = (
     Column(name="history", kind="sequence", table="item"),
     Column(name="target", kind="sequence", table="item"),
 )
+WINDOW_COLUMNS = (*COLUMNS, Column(name="seen", kind="bag", table="item"))
 Session = tuple[int, list[int], list[int]]
 """User, history, target."""
+Window = tuple[int, list[int], list[int], list[int]]
+"""User, history, target, seen items."""
 
 
-def write_sessions(folder: Path, splits: dict[str, list[Session]], users: int, items: int, block_rows: int = 7) -> Path:
-    """Sessions of rows of the tables `user` and `item`, split by split."""
-    written, count_I = {}, np.zeros(items, np.int64)
+def write_sessions(
+    folder: Path,
+    splits: Mapping[str, Sequence[Session | Window]],
+    users: int,
+    items: int,
+    block_rows: int = 7,
+    columns: tuple[Column, ...] = COLUMNS,
+) -> Path:
+    """Sessions, or windows, of rows of the tables `user` and `item`, split by split."""
+    written, count_I, schema = {}, np.zeros(items, np.int64), arrow_schema(columns)
     for name, sessions in splits.items():
-        users_R, histories, targets = zip(*sessions, strict=True)
-        table = pa.table(
-            {
-                "label": np.zeros(len(sessions), np.float32),
-                "user": np.array(users_R, np.int32),
-                "history": pa.array(histories, pa.list_(pa.int32())),
-                "target": pa.array(targets, pa.list_(pa.int32())),
-            }
-        )
-        with ShardWriter(folder, f"{name}/0.arrows", arrow_schema(COLUMNS), block_rows) as writer:
-            writer.write(table)
+        values = [[0.0] * len(sessions), *zip(*sessions, strict=True)]
+        with ShardWriter(folder, f"{name}/0.arrows", schema, block_rows) as writer:
+            writer.write(
+                pa.table([pa.array(column, field.type) for column, field in zip(values, schema, strict=True)], schema)
+            )
             shard = writer.close()
         written[name] = Split(rows=shard.rows, shards=(shard,))
-    for _, history, target in splits["train"]:
+    for _, history, target, *_ in splits["train"]:
         np.add.at(count_I, [*history, *target[-1:]], 1)
     count_I[0] = 0
     counts = save_counts(folder, count_I)
     transform = {"source": "sessions", "counts": counts.model_dump()}
-    manifest(users, items).model_copy(update={"splits": written, "transform": transform}).save(folder)
+    manifest(users, items, columns).model_copy(update={"splits": written, "transform": transform}).save(folder)
     return folder
 
 
-def manifest(users: int, items: int) -> Manifest:
+def manifest(users: int, items: int, columns: tuple[Column, ...] = COLUMNS) -> Manifest:
     """Of data without rows."""
     tables = {"user": Table(rows=users), "item": Table(rows=items)}
-    return Manifest(columns=COLUMNS, tables=tables, splits={})
+    return Manifest(columns=columns, tables=tables, splits={})
 
 
 def wandering(seed: int, sessions: int, users: int, items: int, most: int = 8) -> list[Session]:
@@ -60,3 +65,20 @@ def wandering(seed: int, sessions: int, users: int, items: int, most: int = 8) -
         visited = ((rng.integers(items) + steps.cumsum()) % (items - 1) + 1).tolist()
         made.append((user, visited[:-1], visited[1:]))
     return made
+
+
+def windows(seed: int, users: int, items: int, length: int, targets: int) -> dict[str, list[Window]]:
+    """Windows of what users have, with the targets that follow, and for each user one that all others come before.
+
+    Some users have too little for a window, which begins with row 0 then.
+    """
+    train: list[Window] = []
+    valid: list[Window] = []
+    for user, (_, history, target) in enumerate(wandering(seed, users - 1, 2, items, most=4 * length), 1):
+        had, held_out = history[: len(history) // 2 + 1], target[len(history) // 2 :]
+        padded = [0] * (length + targets - len(had)) + had
+        for start in range(len(padded) - length - targets + 1):
+            middle = start + length
+            train.append((user, padded[start:middle], padded[middle : middle + targets], []))
+        valid.append((user, ([0] * length + had)[-length:], held_out, sorted(set(had))))
+    return {"train": train, "valid": valid}

@@ -137,12 +137,21 @@ def top1_max(target_V: Tensor, sampled_VS: Tensor, same_VS: Tensor) -> Tensor:
     return loss_V.masked_fill(same_VS.all(1), 0)
 
 
-def sampled_logistic(target_V: Tensor, sampled_VS: Tensor, same_VS: Tensor) -> Tensor:
-    """-log σ(target) - mean over samples of log(1 - σ(sample)): Tang and Wang 2018, "Caser", equation 10: [V].
+def sampled_logistic(scores: CatalogScores, targets: Ids, ids_S: Tensor) -> Tensor:
+    """-log σ(target) - mean over samples of log(1 - σ(sample)): the binary cross-entropy of Tang and Wang 2018,
+    "Personalized Top-N Sequential Recommendation via Convolutional Sequence Embedding", section 3.4: [V].
 
-    Args: as of `sampled_softmax`.
+    Args:
+        scores: scores of B queries.
+        targets: rows of each query; samples that equal a target are left out of its mean.
+        ids_S: sampled rows, the same on all processes.
     """
-    return functional.softplus(-target_V) + _mean_over_samples(functional.softplus(sampled_VS), same_VS)
+    target_V, sampled_BS = scores.of_pairs(targets), scores.of_rows(ids_S)
+    # A sample that equals the target has its score: the sum of a query's samples serves all of its targets.
+    sampled_V = functional.softplus(sampled_BS).sum(1).index_select(0, scores.query_of(targets))
+    copies_V = _copies(targets.values, ids_S)
+    others_V = sampled_V - copies_V * functional.softplus(target_V)
+    return functional.softplus(-target_V) + others_V / (len(ids_S) - copies_V).clamp(min=1)
 
 
 def against_samples(scores: CatalogScores, targets: Ids, ids_S: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -164,6 +173,13 @@ def of_targets(scores_BS: Tensor, scores: CatalogScores, targets: Ids) -> Tensor
     """For each target, the scores of its query: [B, S] → [V, S]."""
     one_each = len(targets.values) == len(scores_BS) and bool((targets.lengths == 1).all())
     return scores_BS if one_each else scores_BS.index_select(0, scores.query_of(targets))
+
+
+def _copies(values_V: Tensor, ids_S: Tensor) -> Tensor:
+    """How many of the samples equal each value, [V]."""
+    sorted_S = ids_S.sort().values
+    ends_V = torch.searchsorted(sorted_S, values_V, right=True)
+    return ends_V - torch.searchsorted(sorted_S, values_V)
 
 
 def _mean_over_samples(loss_VS: Tensor, same_VS: Tensor) -> Tensor:

@@ -113,14 +113,15 @@ class NextItem(task.Task):
             samples_S: drawn ones.
         """
         drawn_S = every.rows[:0] if samples_S is None else samples_S
+        ids_S = torch.cat([every.rows, drawn_S]) if self.config.in_batch else drawn_S
+        if self.config.loss == "logistic":
+            return catalog_losses.sampled_logistic(scores, targets, ids_S)
         if self.config.in_batch:
-            ids_S = torch.cat([every.rows, drawn_S])
             sampled_VS = catalog_losses.of_targets(scores.of_rows(ids_S), scores, targets)
             place_V = every.start + torch.arange(len(sampled_VS), device=ids_S.device)
             target_V = sampled_VS.gather(1, place_V.unsqueeze(1)).squeeze(1)
             same_VS = targets.values.unsqueeze(1) == ids_S
         else:
-            ids_S = drawn_S
             target_V, sampled_VS, same_VS = catalog_losses.against_samples(scores, targets, ids_S)
         match self.config.loss:
             case "cross_entropy":
@@ -136,10 +137,8 @@ class NextItem(task.Task):
                 return catalog_losses.bpr_max(target_V, sampled_VS, same_VS, self.config.penalty)
             case "top1":
                 return catalog_losses.top1(target_V, sampled_VS, same_VS)
-            case "top1_max":
-                return catalog_losses.top1_max(target_V, sampled_VS, same_VS)
             case _:
-                return catalog_losses.sampled_logistic(target_V, sampled_VS, same_VS)
+                return catalog_losses.top1_max(target_V, sampled_VS, same_VS)
 
     def _log_probability(self, ids: list[Tensor], in_batch: int, drawn: int) -> list[Tensor]:
         """Logarithm of items' probability to be a sample, of so many other targets and drawn ones; [S] for ids [S]."""

@@ -150,12 +150,12 @@ LOSSES: dict[str, Loss] = {
     "gaussian": lambda scores, targets: gaussian(scores, targets, confidence=2.0, background=0.3),
     "squared_error": squared_error,
     "squared_error sigmoid": squared_error_of_sigmoids,
+    "sampled_logistic": lambda scores, targets: sampled_logistic(scores, targets, SAMPLES),
     "sampled_softmax": sampled(sampled_softmax, LOG_Q),
     "bpr": sampled(bpr),
     "top1": sampled(top1),
     "bpr_max": sampled(bpr_max, 0.5),
     "top1_max": sampled(top1_max),
-    "sampled_logistic": sampled(sampled_logistic),
     "cross_entropy of cosines": cross_entropy,
     "sampled_softmax of cosines": sampled(sampled_softmax, LOG_Q),
 }
@@ -183,13 +183,13 @@ def dense_loss(name: str, s_BR: Tensor, targets: Ids) -> Tensor:
             return (w_V - s_V).square().sum()
         case "squared_error sigmoid":
             return (w_V - s_V.sigmoid()).square().sum()
+        case "sampled_logistic":
+            return -(s_V.sigmoid().log() + (mean_VS * (1 - s_VS.sigmoid()).log()).sum(1)).sum()
         case "sampled_softmax":
             stands_for_VS = other_VS / (len(SAMPLES) * LOG_Q.exp())
             return ((s_V.exp() + (s_VS.exp() * stands_for_VS).sum(1)).log() - s_V).sum()
         case "bpr":
             return -((s_V.unsqueeze(1) - s_VS).sigmoid().log() * mean_VS).sum()
-        case "sampled_logistic":
-            return -s_V.sigmoid().log().sum() - ((1 - s_VS.sigmoid()).log() * mean_VS).sum()
     top1_VS = (s_VS - s_V.unsqueeze(1)).sigmoid() + s_VS.square().sigmoid()
     p_VS = s_VS.exp() * other_VS / (s_VS.exp() * other_VS).sum(1, keepdim=True)
     match name:

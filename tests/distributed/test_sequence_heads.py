@@ -7,7 +7,7 @@ import pytest
 
 from tests.distributed.test_resume import losses, train, train_until
 from tests.processes import run_distributed
-from tests.small_sessions import wandering, write_sessions
+from tests.small_sessions import WINDOW_COLUMNS, wandering, windows, write_sessions
 
 USERS, ITEMS, STEPS = 12, 40, 20
 # Tables are float32, and Adagrad's first step makes much of the last digit of a gradient near 0.
@@ -17,19 +17,29 @@ HEADS: dict[str, dict[str, Any]] = {
     "hrnn": {"hidden": 12, "user_hidden": 6, "variant": "all", "user_dropout": 0.1},
     "sasrec": {"dim": 12, "heads": 2, "dropout": 0.1, "longest": 8, "embedding": "separate"},
     "hstu": {"dim": 12, "heads": 2, "key": 4, "value": 5, "dropout": 0.1, "longest": 8, "temperature": 0.2},
+    "caser": {"length": 4, "dim": 10, "horizontal": 3, "vertical": 2, "dropout": 0.1},
+}
+TASKS: dict[str, dict[str, Any]] = {
+    "gru4rec": {"logq": True},
+    "caser": {"loss": "logistic", "in_batch": False, "alpha": 0, "seen": "seen"},
 }
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of sessions, and one of windows."""
+    folder = tmp_path_factory.mktemp("sessions")
     splits = {"train": wandering(0, 60, USERS, ITEMS), "valid": wandering(1, 40, USERS, ITEMS)}
-    return write_sessions(tmp_path_factory.mktemp("sessions"), splits, USERS, ITEMS)
+    write_sessions(folder / "sessions", splits, USERS, ITEMS)
+    of_windows = windows(0, 3 * USERS, ITEMS, length=4, targets=2)
+    write_sessions(folder / "windows", of_windows, 3 * USERS, ITEMS, columns=WINDOW_COLUMNS)
+    return folder
 
 
 def settings(data: Path, head: str) -> dict[str, Any]:
     return {
-        "task": {"name": "next_item", "samples": 8, "logq": True, "cutoffs": [5], "best": "recall@5"},
-        "data": {"path": str(data)},
+        "task": {"name": "next_item", "samples": 8, "cutoffs": [5], "best": "recall@5", **TASKS.get(head, {})},
+        "data": {"path": str(data / ("windows" if head == "caser" else "sessions"))},
         "head": {"name": head, **HEADS[head]},
         "embedding": {"optimizer": "adagrad", "lr": 0.05},
         "train": {

@@ -17,7 +17,6 @@ from dist_rec.embedding.catalog_losses import (
     bpr,
     bpr_max,
     cross_entropy,
-    sampled_logistic,
     sampled_softmax,
     top1,
     top1_max,
@@ -121,7 +120,7 @@ def test_a_sample_that_is_the_target_is_left_out(seed: int, samples: int) -> Non
     longer = torch.cat([sampled, target.unsqueeze(1)], dim=1)
     same = torch.zeros(2, samples + 1, dtype=torch.bool)
     same[:, -1] = True
-    for loss in (bpr, top1, penalised, top1_max, sampled_logistic, sampled_softmax):
+    for loss in (bpr, top1, penalised, top1_max, sampled_softmax):
         torch.testing.assert_close(loss(target, longer, same), loss(target, sampled, same[:, :-1]))
     shift = (torch.tensor(samples + 1.0) / max(1, samples)).log()  # a sample stands for 1 / (S q) rows
     torch.testing.assert_close(
