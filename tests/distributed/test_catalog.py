@@ -102,7 +102,7 @@ def my_rows(rows: int = ROWS) -> Rows:
 class Model(nn.Module):
     """Inputs → queries → scores → what a function makes of them: DDP has to see the loss."""
 
-    def __init__(self, config: EmbeddingConfig, rows: int, cosine: bool) -> None:
+    def __init__(self, config: EmbeddingConfig, rows: int, cosine: bool = False) -> None:
         super().__init__()
         self.layer = EmbeddingLayer((), ())
         self.tower = nn.Linear(INPUTS, DIM)
