@@ -7,12 +7,15 @@ far as it is among the nearest ones of each.
 Shapes: U users, B of them to score, I items, C rows of a block, X its numbers that are not 0.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array, vstack
 
 # Numbers in a block of similarities, if none were 0: 64 MiB.
 BLOCK = 1 << 24
+Norm = Callable[[NDArray[np.integer], NDArray[np.integer]], NDArray[np.float64]]
 
 
 class ItemKNN:
@@ -25,21 +28,36 @@ class ItemKNN:
     """
 
     def __init__(self, seen_UI: csr_array, neighbors: int | None = None, shrinkage: float = 0.0) -> None:
-        seen_UI = seen_UI.astype(np.float32)
-        seen_IU, root_I = seen_UI.T.tocsr(), np.sqrt(seen_UI.sum(axis=0, dtype=np.float64))
-        blocks = []
-        rows = max(1, BLOCK // len(root_I))
-        for start in range(0, len(root_I), rows):
-            block_CI = csr_array(seen_IU[start : start + rows] @ seen_UI)
-            row_X = start + np.repeat(np.arange(block_CI.shape[0]), np.diff(block_CI.indptr))
-            block_CI.data /= root_I[row_X] * root_I[block_CI.indices] + shrinkage
-            block_CI.data[row_X == block_CI.indices] = 0
-            blocks.append(_nearest(block_CI, neighbors))
-        self.similarity_II = csr_array(vstack(blocks, format="csr"))
+        root_I = np.sqrt(seen_UI.sum(axis=0, dtype=np.float64))
+        self.similarity_II = similarities(
+            seen_UI, seen_UI, lambda one_X, other_X: root_I[one_X] * root_I[other_X] + shrinkage, neighbors
+        )
 
     def scores(self, history_BI: csr_array) -> NDArray[np.float32]:
         """Sums of similarities for each of B users, [B, I]."""
         return (history_BI @ self.similarity_II).toarray()
+
+
+def similarities(one_UI: csr_array, other_UI: csr_array, norm: Norm, neighbors: int | None) -> csr_array:
+    """How many users have both of two items over a norm, float32 [I, I]; 0 of an item to itself.
+
+    Args:
+        one_UI: how often a user counts for one of the two.
+        other_UI: and for the other.
+        norm: of pairs of items, [X] each → [X].
+        neighbors: nearest items that are kept of each item; None: all.
+    """
+    one_IU, other_UI = one_UI.astype(np.float32).T.tocsr(), other_UI.astype(np.float32)
+    items = one_IU.shape[0]
+    blocks = []
+    rows = max(1, BLOCK // items)
+    for start in range(0, items, rows):
+        block_CI = csr_array(one_IU[start : start + rows] @ other_UI)
+        row_X = start + np.repeat(np.arange(block_CI.shape[0]), np.diff(block_CI.indptr))
+        block_CI.data /= norm(row_X, block_CI.indices)
+        block_CI.data[row_X == block_CI.indices] = 0
+        blocks.append(_nearest(block_CI, neighbors))
+    return csr_array(vstack(blocks, format="csr"))
 
 
 def _nearest(block_CI: csr_array, neighbors: int | None) -> csr_array:
