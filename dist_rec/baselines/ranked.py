@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 from torch import Tensor
 
+from dist_rec.baselines.sessions import HISTORY, TARGET
 from dist_rec.core.batch import Batch
 from dist_rec.core.errors import UserError
 from dist_rec.core.head import Ids
@@ -26,7 +27,6 @@ from dist_rec.tasks.ranking_metrics import RankingMetrics
 from dist_rec.tasks.task import Evidence
 from dist_rec.tasks.top_n import TopN, evidence_of
 
-HISTORY, TARGET = "history", "target"
 # Numbers in a matrix of scores, 64 MiB.
 BLOCK = 1 << 24
 
