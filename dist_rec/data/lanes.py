@@ -41,6 +41,8 @@ class Columns:
     """Sequences with an id for each event."""
     targets: str
     """The sequence of what follows its last events."""
+    rows: tuple[str, ...] = ()
+    """Categorical columns, whose id every event of a row has; the unit among them."""
     unit: str | None = None
     """The categorical column whose consecutive, equal rows are a unit, unless unknown; None: each row is one."""
 
@@ -73,8 +75,7 @@ class LaneLoader:
         split: its part.
         config: see `LoaderConfig`.
         lanes: their number, the most events of a global batch.
-        features: the id columns to read.
-        columns: what they are.
+        columns: the id columns to read.
         rank: this process.
         world: number of processes.
         seed: of the order.
@@ -92,7 +93,6 @@ class LaneLoader:
         config: LoaderConfig,
         *,
         lanes: int,
-        features: tuple[str, ...],
         columns: Columns,
         rank: int = 0,
         world: int = 1,
@@ -104,7 +104,7 @@ class LaneLoader:
             raise UserError(f"{world} processes, but {lanes} lanes: raise the batch, or start fewer processes")
         self._dataset, self._prefetch, self._columns = dataset, config.prefetch, columns
         self._split, self._world, self._transform = split, world, transform
-        self._layout = Layout.of(dataset.manifest, features)
+        self._layout = Layout.of(dataset.manifest, (*columns.events, columns.targets, *columns.rows))
         self._lanes = streams_of(rank, world, lanes)
         unit_R, events_R, targets_R = self._measure()
         units = int(unit_R[-1]) + 1 if len(unit_R) else 0

@@ -9,7 +9,7 @@ from dist_rec.core.config import Config
 from dist_rec.core.errors import UserError
 from dist_rec.core.head import Catalog, CatalogHead, Head, Lookup, RecurrentHead, find_head
 from dist_rec.core.process import Process
-from dist_rec.core.schema import Manifest
+from dist_rec.core.schema import Kind, Manifest
 from dist_rec.data.lanes import Columns, LaneLoader
 from dist_rec.data.loader import Loader
 from dist_rec.data.shards import Dataset
@@ -31,6 +31,8 @@ class Spec:
     tables: tuple[EmbeddingTable, ...]
     """Tables of the lookups."""
     task: Task
+    lanes: Columns | None
+    """For a recurrent head, the columns of its events."""
 
     def build_head(self) -> Head:
         """The head, with initial parameters drawn from torch's generator."""
@@ -70,19 +72,9 @@ class Spec:
         config = self.config
         place: dict[str, Any] = {"rank": process.rank, "world": process.world, "seed": config.seed}
         how: dict[str, Any] = {"shuffle": shuffle, "transform": transform, **place}
-        if not issubclass(self.head_class, RecurrentHead):
+        if self.lanes is None:
             return Loader(dataset, split, config.data, batch=batch, features=features, **how)
-        columns = self._lane_columns(features)
-        if columns.unit is not None:
-            features = tuple(dict.fromkeys([*features, columns.unit]))
-        return LaneLoader(dataset, split, config.data, lanes=batch, features=features, columns=columns, **how)
-
-    def _lane_columns(self, features: tuple[str, ...]) -> Columns:
-        assert self.catalog is not None
-        assert issubclass(self.head_class, RecurrentHead)
-        sequences = [name for name in features if self.manifest.column(name).kind == "sequence"]
-        events = tuple(name for name in sequences if name != self.catalog.feature)
-        return Columns(events, self.catalog.feature, self.head_class.unit(self.head_config))
+        return LaneLoader(dataset, split, config.data, lanes=batch, columns=self.lanes, **how)
 
     def _features(self, of_task: tuple[str, ...]) -> tuple[str, ...]:
         """The id columns that head and task read."""
@@ -105,7 +97,32 @@ def resolve(config: RunConfig, manifest: Manifest) -> Spec:
         raise UserError(f"task {config.task.name!r} needs {other}; head {config.head_name!r} scores {scored}")
     task = task_class(config.task, None if catalog is None else catalog.feature)
     _check_columns(task, manifest)
-    return Spec(config, manifest, head_class, head_config, lookups, catalog, tables, task)
+    lanes = None
+    if issubclass(head_class, RecurrentHead):
+        assert catalog is not None
+        lanes = _lane_columns(config.head_name, manifest, lookups, catalog.feature, head_class.unit(head_config), task)
+    return Spec(config, manifest, head_class, head_config, lookups, catalog, tables, task, lanes)
+
+
+def _lane_columns(
+    head: str, manifest: Manifest, lookups: tuple[Lookup, ...], targets: str, unit: str | None, task: Task
+) -> Columns:
+    """The columns that a recurrent head reads; raises UserError if they are no sessions, or the task reads others."""
+    needed: dict[str, tuple[Kind, ...]] = {
+        feature: ("sequence", "categorical") for lookup in lookups for feature in lookup.features
+    }
+    needed |= {targets: ("sequence",), **({} if unit is None else {unit: ("categorical",)})}
+    kinds = {name: manifest.column(name).kind for name in needed}
+    for name, kind in kinds.items():
+        if kind not in needed[name]:
+            raise UserError(
+                f"head {head!r} reads sessions event by event: column {name!r} must be {' or '.join(needed[name])}, "
+                f"and it is {kind}; prepare the data with `dist-rec prepare sessions`"
+            )
+    for name in task.evaluation_columns:
+        raise UserError(f"head {head!r} reads sessions event by event, and the task reads {name!r} by rows; unset it")
+    events = tuple(name for name, kind in kinds.items() if kind == "sequence" and name != targets)
+    return Columns(events, targets, tuple(name for name, kind in kinds.items() if kind == "categorical"), unit)
 
 
 def _check_columns(task: Task, manifest: Manifest) -> None:

@@ -79,12 +79,11 @@ def events_in(batch: Batch, first_lane: int) -> list[Event]:
 
 
 def loaders(folder: Path, lanes: int, world: int, by_user: bool, shuffle: bool = True) -> list[LaneLoader]:
-    columns = Columns(("history",), "target", "user" if by_user else None)
-    features = ("history", "target", *(["user"] if by_user else []))
+    columns = Columns(("history",), "target", *([("user",), "user"] if by_user else []))
     config = LoaderConfig(path=str(folder))
     return [
         LaneLoader(
-            Dataset(folder), "train", config, lanes=lanes, features=features, columns=columns, rank=rank, world=world,
+            Dataset(folder), "train", config, lanes=lanes, columns=columns, rank=rank, world=world,
             seed=3, shuffle=shuffle,
         )
         for rank in range(world)

@@ -6,9 +6,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from dist_rec.core.errors import UserError
 from dist_rec.core.head import Inputs, Lanes, Query, RecurrentHead, Sequence, find_head
 from dist_rec.core.noise import noise
 from dist_rec.core.schema import Manifest, Table
+from dist_rec.train.config import RunConfig
+from dist_rec.train.spec import resolve
 from tests.small_sessions import COLUMNS
 
 ITEMS, HIDDEN = 9, 6
@@ -122,3 +125,27 @@ def test_a_further_session_has_gradients_to_every_parameter(name: str, settings:
     assert [name for name, parameter in head.named_parameters() if parameter.grad is None] == []
     assert query.state is not None
     assert query.state.shape == state.shape
+
+
+@pytest.mark.parametrize(
+    ("columns", "head", "task", "message"),
+    [
+        (
+            {"history": "bag"},
+            {"name": "gru4rec"},
+            {},
+            r"'history' must be sequence or categorical, and it is bag; .*prepare sessions",
+        ),
+        ({"target": "categorical"}, {"name": "gru4rec"}, {}, "'target' must be sequence, and it is categorical"),
+        ({}, {"name": "hrnn", "user": "history"}, {}, "'history' must be categorical, and it is sequence"),
+        ({}, {"name": "hrnn", "user": "visitor"}, {}, "no column 'visitor'"),
+        ({}, {"name": "gru4rec"}, {"seen": "history"}, "the task reads 'history' by rows; unset it"),
+    ],
+)
+def test_data_that_are_no_sessions_are_refused(
+    columns: dict[str, Any], head: dict[str, Any], task: dict[str, Any], message: str
+) -> None:
+    changed = tuple(c.model_copy(update={"kind": columns.get(c.name, c.kind)}) for c in COLUMNS)
+    config = RunConfig.parse({"data": {"path": "unused"}, "head": head, "task": {"name": "next_item", **task}})
+    with pytest.raises(UserError, match=message):
+        resolve(config, MANIFEST.model_copy(update={"columns": changed}))
