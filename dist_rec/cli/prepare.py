@@ -182,7 +182,8 @@ def ratings(
     ],
     out: Out,
     split: Annotated[str, typer.Option(help="Protocol for training, validation and test.", show_default=False)],
-    test: Annotated[list[str] | None, typer.Option(help="leave-one-out: files of the test ratings.")] = None,
+    valid: Annotated[list[str] | None, typer.Option(help="given: files of the validation ratings.")] = None,
+    test: Annotated[list[str] | None, typer.Option(help="given, leave-one-out: files of the test ratings.")] = None,
     bounds: Annotated[
         tuple[float, float] | None, typer.Option("--range", help="Lowest and highest valid rating.")
     ] = None,
@@ -202,15 +203,19 @@ def ratings(
         dist-rec prepare ratings ratings.csv --split held-out-users --valid-users 600 --test-users 600 \\
             --min-rating 4 --min-interactions 5 --implicit --layout users --out data/users
 
+        dist-rec prepare ratings u1.base --split given --test u1.test --out data/given
+
     Users and items become rows of tables by descending count in training; `vocabulary/*.txt` holds the ids. Row 0 is
     for users and items without training ratings; their validation and test ratings are kept. If a user has rated an
-    item several times, the newest rating counts. A rating takes 20 bytes of memory, and up to 250 during sorting.
+    item several times, the newest rating counts. A rating takes 20 bytes of memory, and about 50 at the peak, while
+    ratings are sorted and written; a candidate takes 4 bytes.
     """
     from dist_rec.prepare.ratings.source import Options, RatingFiles
     from dist_rec.prepare.ratings.split import splitter
 
     options = Options.parse({key: settings.pop(key) for key in Options.model_fields}, "--")
-    _run(RatingFiles(files, splitter(split, settings), options, test or [], separator, bounds), out, None, as_json)
+    of_split = splitter(split, settings)
+    _run(RatingFiles(files, of_split, options, test or [], separator, bounds, valid or []), out, None, as_json)
 
 
 def sessions(

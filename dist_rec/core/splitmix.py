@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dist_rec.core.spans import spans
+
 GAMMA = np.uint64(0x9E3779B97F4A7C15)
 U64 = np.uint64
 
@@ -33,6 +35,14 @@ def words(base: NDArray[np.uint64], index: NDArray[Any]) -> NDArray[np.uint64]:
     return mix(base + (index.astype(np.uint64) + U64(1)) * GAMMA)
 
 
+def shuffle_keys(count: int, *key: int) -> NDArray[np.uint64]:
+    """The words of `count` places, all different: in their order, the places are a random permutation."""
+    base, word_N = stream(*key), np.empty(count, np.uint64)
+    for span in spans(count):
+        word_N[span] = words(base, np.arange(span.start, span.stop))
+    return word_N
+
+
 def shuffled(count: int, *key: int) -> NDArray[np.int64]:
     """A random permutation of [0, count), drawn for the key: indices sorted by their numbers."""
-    return np.argsort(words(stream(*key), np.arange(count)), kind="stable")
+    return np.argsort(shuffle_keys(count, *key))

@@ -1,6 +1,6 @@
 """The (user, item) pairs of the training split: a file in the folders that `dist-rec prepare ratings` writes.
 
-Shapes: N ratings, S pairs.
+Shapes: S pairs, each `user * items + item` of rows of the tables.
 """
 
 from pathlib import Path
@@ -20,12 +20,6 @@ class Seen(Config):
 
     pairs: int
     checksum: str
-
-
-def sorted_pairs(user_N: NDArray[np.integer], item_N: NDArray[np.integer], items: int) -> NDArray[np.int64]:
-    """The sorted pairs `user * items + item` of rows of the tables, without unknown items, int64 [S]."""
-    known_N = item_N > 0
-    return np.sort(user_N[known_N].astype(np.int64) * items + item_N[known_N])
 
 
 def save_seen(folder: Path, pair_S: NDArray[np.int64]) -> Seen:

@@ -38,7 +38,9 @@ def arrow_schema(columns: tuple[Column, ...]) -> pa.Schema:
 
 def lists(values: NDArray[Any], lengths_N: NDArray[np.integer]) -> pa.ListArray:
     """The bags or sequences of N rows, from the values of all rows end to end."""
-    return pa.ListArray.from_arrays(np.concatenate(([0], lengths_N.cumsum())).astype(np.int32), values)
+    offsets = np.zeros(lengths_N.size + 1, np.int32)
+    lengths_N.cumsum(dtype=np.int32, out=offsets[1:])
+    return pa.ListArray.from_arrays(offsets, values)
 
 
 def _arrow_type(column: Column, jagged: bool) -> pa.DataType:

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dist_rec.core import spans
 from dist_rec.core.errors import UserError
-from dist_rec.core.splitmix import shuffled, words
+from dist_rec.core.splitmix import shuffle_keys, shuffled, stream, words
 from dist_rec.data.negatives import Negatives
 from dist_rec.data.shards import Dataset
 from dist_rec.prepare.engine import prepare
@@ -43,6 +44,11 @@ def test_shuffled_is_a_permutation_that_the_key_decides(count: int, seed: int) -
     assert order.tolist() == shuffled(count, seed, 1).tolist()
     if count > 20:
         assert order.tolist() != shuffled(count, seed, 2).tolist()
+
+
+def test_keys_of_a_shuffle_do_not_depend_on_spans(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spans, "SPAN", 7)
+    assert shuffle_keys(40, 3, 1).tolist() == words(stream(3, 1), np.arange(40)).tolist()
 
 
 @given(OWNED, POSITIVES, KINDS, st.integers(0, 2**32), st.integers(0, 2**40), st.integers(1, 5))

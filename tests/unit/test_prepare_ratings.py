@@ -8,6 +8,7 @@ import math
 import os
 import random
 from collections import Counter, defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,16 +19,30 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from dist_rec.cli.main import app
+from dist_rec.core import spans
 from dist_rec.core.errors import UserError
 from dist_rec.data.loader import Loader, LoaderConfig
 from dist_rec.data.shards import Dataset
 from dist_rec.prepare import engine
 from dist_rec.prepare import lines as lines_module
 from dist_rec.prepare.engine import Prepared
+from dist_rec.prepare.ratings import candidates as candidates_module
+from dist_rec.prepare.ratings import layout as layout_module
+from dist_rec.prepare.ratings import lines as ratings_module
 from dist_rec.prepare.ratings.source import Options, RatingFiles
-from dist_rec.prepare.ratings.split import Chronological, HeldOutUsers, LeaveOneOut, Random, Splitter, splitter
+from dist_rec.prepare.ratings.split import Chronological, Given, HeldOutUsers, LeaveOneOut, Random, Splitter, splitter
 
 DATA = Path(os.environ.get("DIST_REC_DATA", Path(__file__).parents[3] / "shared" / "data")) / "ml-1m"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def many_pieces() -> Iterator[None]:
+    """What is done piece by piece takes many of them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(spans, "SPAN", 40)
+        patch.setattr(candidates_module, "DRAWN_ROWS", 5)
+        patch.setattr(layout_module, "SHARD_ROWS", 50)
+        yield
 
 
 class Rating(NamedTuple):
@@ -196,8 +211,183 @@ def test_a_test_file_beside_the_training_file(tmp_path: Path) -> None:
         prepare([train_file], tmp_path / "no", LeaveOneOut(), Options(), [write(tmp_path / "both", rest[:1])])
     with pytest.raises(UserError, match="is in both FILES and --test"):
         prepare([train_file], tmp_path / "no", LeaveOneOut(), Options(), [train_file])
-    with pytest.raises(UserError, match="--test needs --split leave-one-out; random takes"):
+    with pytest.raises(UserError, match="--test needs --split given or leave-one-out; random takes"):
         prepare([train_file], tmp_path / "no", Random(), Options(), [test_file])
+
+
+class Expected(NamedTuple):
+    """What a preparation of given files makes, the slow way."""
+
+    users: list[str]
+    """By row; the first is for those that training never saw."""
+    items: list[str]
+    splits: dict[str, list[Rating]]
+
+
+def of_given_files(files: dict[str, list[Rating]], min_rating: float, min_interactions: int) -> Expected:
+    """Newest, high enough, of users with enough of them; rows by descending count, ties by first appearance."""
+    lines = [(split, rating) for split, ratings in files.items() for rating in ratings]
+    newest: dict[tuple[str, str], int] = {}
+    for place, (_, rating) in enumerate(lines):
+        last = newest.get(rating[:2])
+        if last is None or rating.time >= lines[last][1].time:
+            newest[rating[:2]] = place
+    high = [lines[place] for place in sorted(newest.values()) if lines[place][1].rating >= min_rating]
+    counts = Counter(rating.user for _, rating in high)
+    splits = {
+        split: [rating for of, rating in high if of == split and counts[rating.user] >= min_interactions]
+        for split in files
+    }
+
+    def by_count(place: int) -> list[str]:
+        trained = Counter(rating[place] for rating in splits["train"])
+        appeared = dict.fromkeys(rating[place] for _, rating in lines)
+        return ["?", *sorted((raw for raw in appeared if raw in trained), key=lambda raw: -trained[raw])]
+
+    return Expected(by_count(0), by_count(1), splits)
+
+
+@st.composite
+def given_files(draw: st.DrawFn) -> dict[str, list[Rating]]:
+    """Each (user, item) in files of one split, some of them again."""
+    ratings = draw(st.lists(st.integers(0, 10**6), min_size=1, max_size=1).map(lambda seeds: some_ratings(seeds[0])))
+    shares = draw(st.sampled_from([(0.8, 0.1), (0.5, 0.5), (0.3, 0.2)]))
+    files: dict[str, list[Rating]] = {"train": [], "valid": [], "test": []}
+    rng = random.Random(len(ratings))
+    for rating in ratings:
+        split = rng.choices(("train", "valid", "test"), (*shares, 1 - sum(shares) + 0.1))[0]
+        files[split].append(rating)
+        if rng.random() < 0.2:
+            files[split].append(rating._replace(rating=rng.choice([1.0, 5.0]), time=rng.randrange(9)))
+    return files
+
+
+@given(given_files(), st.sampled_from([0.0, 3.0]), st.integers(1, 4), st.booleans())
+def test_given_files_are_the_splits(
+    tmp_path_factory: pytest.TempPathFactory,
+    files: dict[str, list[Rating]],
+    min_rating: float,
+    min_interactions: int,
+    validated: bool,
+) -> None:
+    files = {split: ratings for split, ratings in files.items() if validated or split != "valid"}
+    wanted = of_given_files(files, min_rating, min_interactions)
+    assume(all(wanted.splits.values()))
+    tmp = tmp_path_factory.mktemp("given")
+    half = len(files["train"]) // 2
+    train = [write(tmp / "train1", files["train"][:half]), write(tmp / "train2", files["train"][half:])]
+    of_splits = {split: [write(tmp / split, files[split])] for split in files if split != "train"}
+    for of_rows in ("interactions", "users", "items"):
+        options = Options(layout=of_rows, min_rating=min_rating or None, min_interactions=min_interactions)
+        valid, test, out = of_splits.get("valid", []), of_splits["test"], tmp / of_rows
+        manifest = prepare(train, out, Given(), options, test, valid_patterns=valid).manifest
+        assert raw_ids(out, "user") == wanted.users
+        assert raw_ids(out, "item") == wanted.items
+        assert manifest.transform["ratings"] == {"valid": 0} | {name: len(of) for name, of in wanted.splits.items()}
+        assert manifest.transform["split"] == {"name": "given", "by": "uniform", "seed": 0}
+        for split, ratings in wanted.splits.items():
+            found = rows_of_bags(out, split, of_rows) if of_rows != "interactions" else triples(out, split)
+            assert found == (
+                bags_of(wanted, files, split, of_rows) if of_rows != "interactions" else raw(wanted, ratings)
+            )
+
+
+def raw(wanted: Expected, ratings: list[Rating]) -> list[tuple[str, str, float]]:
+    """With `?` for what training never saw."""
+    return [
+        (
+            rating.user if rating.user in wanted.users else "?",
+            rating.item if rating.item in wanted.items else "?",
+            rating.rating,
+        )
+        for rating in ratings
+    ]
+
+
+Bag = list[tuple[str, str, float]]
+
+
+def bags_of(wanted: Expected, files: dict[str, list[Rating]], split: str, layout: str) -> list[tuple[Bag, Bag]]:
+    """History and target of every user or item with a target, by first appearance in the files."""
+    place = 0 if layout == "users" else 1
+    owners = dict.fromkeys(rating[place] for ratings in files.values() for rating in ratings)
+    pairs = [
+        [[rating for rating in wanted.splits[of] if rating[place] == owner] for of in ("train", split)]
+        for owner in owners
+    ]
+    return [(raw(wanted, history), raw(wanted, target)) for history, target in pairs if target]
+
+
+def rows_of_bags(folder: Path, split: str, layout: str) -> list[tuple[Bag, Bag]]:
+    """Likewise, of a prepared folder."""
+    users, items = raw_ids(folder, "user"), raw_ids(folder, "item")
+
+    def bag(row: dict[str, Any], name: str) -> Bag:
+        members = zip(row[name], row[f"{name}_weight"], strict=True)
+        if layout == "users":
+            return [(users[row["user"]], items[item], weight) for item, weight in members]
+        return [(users[user], items[row["item"]], weight) for user, weight in members]
+
+    return [(bag(row, "history"), bag(row, "target")) for row in read(folder, split)]
+
+
+def test_several_given_test_items_of_a_user_have_candidates_each(tmp_path: Path) -> None:
+    ratings = some_ratings(6, items=40)
+    train, test = ratings[: len(ratings) // 2], ratings[len(ratings) // 2 :]
+    files = [write(tmp_path / "train", train), write(tmp_path / "test", test)]
+    assert max(Counter(rating.user for rating in test).values()) > 1
+    own = {(rating.user, rating.item) for rating in ratings}
+    split = Given(draw=6)
+    prepare(files[:1], tmp_path / "drawn", split, Options(implicit=True), files[1:])
+    users, items = raw_ids(tmp_path / "drawn", "user"), raw_ids(tmp_path / "drawn", "item")
+    for row in read(tmp_path / "drawn", "test"):
+        assert len(set(row["candidates"])) == 6
+        assert row["user"] == 0 or all((users[row["user"]], items[item]) not in own for item in row["candidates"])
+    rows = [
+        (rating.user, rating.item, [str(7 * ((place + other) % 40) - 3) for other in range(3)])
+        for place, rating in enumerate(test)
+    ]
+    shuffled = random.Random(0).sample(rows, len(rows))
+    earlier = [(user, item, others[::-1]) for user, item, others in rows[:9]]
+    unknown = [(user, "unknown", ["1"] * 3) for user in users[1:]]
+    path = candidates_file(tmp_path / "candidates", [*earlier, *shuffled, *unknown])
+    prepare(files[:1], tmp_path / "read", Given(negatives=path), Options(implicit=True), files[1:])
+    for row, (_, item, others) in zip(read(tmp_path / "read", "test"), rows, strict=True):
+        known = [other if other in items else "?" for other in others if other != item]
+        assert [items[other] for other in row["candidates"]] == known
+    often = next(user for user, times in Counter(rating.user for rating in test).items() if times > 2)
+    missed = next(row for row in rows if row[0] == often)
+    path = candidates_file(tmp_path / "fewer", [row for row in rows if row is not missed])
+    with pytest.raises(UserError, match=f"fewer has no line for user {often} and item {missed[1]}; add it, or draw"):
+        prepare(files[:1], tmp_path / "no", Given(negatives=path), Options(), files[1:])
+
+
+def test_given_files_that_contradict_each_other_are_refused(tmp_path: Path) -> None:
+    ratings = some_ratings(2)
+    parts = [ratings[:100], ratings[100:120], ratings[120:140]]
+    train, valid, test = (write(tmp_path / f"part{number}", part) for number, part in enumerate(parts))
+
+    def refused(message: str, split: Splitter, test: list[str], valid: list[str], **options: Any) -> None:
+        with pytest.raises(UserError, match=message):
+            prepare([train], tmp_path / "no", split, Options(**options), test, valid_patterns=valid)
+        assert not (tmp_path / "no").exists()
+
+    refused("--split given needs --test, the files of the test ratings", Given(), [], [valid])
+    refused("--valid needs --split given; random takes the validation split from FILES", Random(), [], [valid])
+    refused("--valid needs --split given; leave-one-out takes", LeaveOneOut(), [test], [valid])
+    refused("--test needs --split given or leave-one-out; chronological takes", Chronological(), [test], [])
+    refused("part0 is in both FILES and --test", Given(), [train], [])
+    refused("part1 is in both --valid and --test", Given(), [valid], [f"{tmp_path}/../{tmp_path.name}/part1"])
+    refused("--test 'none.dat' matches no file", Given(), ["none.dat"], [])
+    refused(r"candidates \(--negatives, --draw\) need --layout interactions", Given(draw=3), [test], [], layout="users")
+    twice = write(tmp_path / "twice", parts[1][3:4])
+    pair = f"user {parts[1][3].user}, item {parts[1][3].item}"
+    refused(f"{pair} is rated in --valid and in --test; remove it from one of them", Given(), [test, twice], [valid])
+    low = write(tmp_path / "low", [Rating("new", f"low{number}", 0.5, 1) for number in range(3)])
+    refused("no rating of --valid is left; lower --min-rating", Given(), [test], [low], min_rating=1)
+    refused("no rating of --test is left; lower --min-rating", Given(), [low], [valid], min_interactions=4)
+    with pytest.raises(UserError, match="no rating of FILES is left; lower --min-rating"):
+        prepare([low], tmp_path / "no", Given(), Options(min_rating=1), [test])
 
 
 @pytest.mark.parametrize(("test_share", "valid_share"), [(0.1, 0.05), (0.5, 0.0), (0.3, 0.5)])
@@ -539,11 +729,28 @@ def test_the_command_writes_the_same_bytes_each_time(tmp_path: Path) -> None:
         ran = CliRunner().invoke(app, [*arguments, "--implicit", "--seed", "7", "--out", str(tmp_path / out)])
         assert ran.exit_code == 0, ran.output
     last = json.loads(ran.stdout.splitlines()[-1])
-    assert last["splits"]["test"]["rows"] == Dataset(tmp_path / "one").manifest.splits["test"].rows
+    splits = Dataset(tmp_path / "one").manifest.splits
+    assert last["splits"]["test"]["rows"] == splits["test"].rows
     files = [path.relative_to(tmp_path / "one") for path in (tmp_path / "one").rglob("*") if path.is_file()]
-    assert len(files) == 7
+    assert len(files) == 4 + sum(len(split.shards) for split in splits.values()) > 7
     for file in files:
         assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
+
+
+def test_the_command_takes_given_files(tmp_path: Path) -> None:
+    ratings = some_ratings(2)
+    names = [write(tmp_path / name, ratings[start::3]) for start, name in enumerate(("base", "probe", "test"))]
+    arguments = ["prepare", "ratings", names[0], "--split", "given", "--valid", names[1], "--test", names[2], "--json"]
+    ran = CliRunner().invoke(app, [*arguments, "--out", str(tmp_path / "out")])
+    assert ran.exit_code == 0, ran.output
+    sizes = {name: of["rows"] for name, of in json.loads(ran.stdout.splitlines()[-1])["splits"].items()}
+    assert sizes == {name: len(ratings[start::3]) for start, name in enumerate(("train", "valid", "test"))}
+
+
+def test_more_ratings_than_can_be_held_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ratings_module, "MOST_RATINGS", 19)
+    with pytest.raises(UserError, match="the files hold more than 19 ratings; prepare fewer"):
+        run(tmp_path, some_ratings(0), Random())
 
 
 @pytest.mark.skipif(not DATA.exists(), reason="the real MovieLens ratings are not here")

@@ -13,50 +13,63 @@ from numpy.typing import NDArray
 
 from dist_rec.core.errors import UserError
 from dist_rec.data.negatives import Negatives
-from dist_rec.data.seen import sorted_pairs
 from dist_rec.data.shards import lists
 from dist_rec.prepare.lines import cut, read_lines
+from dist_rec.prepare.ratings.codes import count
 from dist_rec.prepare.ratings.ids import Encoded
 from dist_rec.prepare.ratings.lines import Ratings
-from dist_rec.prepare.ratings.split import TEST, TRAIN, VALID, LeaveOneOut
+from dist_rec.prepare.ratings.split import TEST, TRAIN, VALID, WithCandidates
+
+DRAWN_ROWS = 1 << 14
+"""Drawn at once: a draw takes some 50 bytes of memory for each candidate, which takes 4."""
 
 
-def find_candidates(encoded: Encoded, splitter: LeaveOneOut, warn: Callable[[str], None]) -> dict[int, pa.ListArray]:
+def find_candidates(encoded: Encoded, splitter: WithCandidates, warn: Callable[[str], None]) -> dict[int, pa.ListArray]:
     """The candidates of every rating of each part, if the splitter asks for them; those of training are empty lists.
 
     Drawn candidates are distinct and are not items of the user in any part; given ones are taken as they are.
     """
     if not (splitter.negatives or splitter.draw):
         return {}
-    found, num = {}, splitter.draw or 0
+    num_train = int(encoded.parts.targets(TRAIN).sum())
+    found = {TRAIN: lists(np.empty(0, np.int32), np.zeros(num_train, np.int8))}
+    num = splitter.draw or 0
     if splitter.negatives:
         code_RK = _read_candidates(splitter.negatives, encoded.ratings, encoded.parts.targets(TEST))
         found[TEST], num = _given(code_RK, encoded, warn), code_RK.shape[1]
-    negatives, user_N = _negatives(encoded, splitter)
-    for part, of_part in ((TRAIN, 0), (VALID, num), (TEST, num)):
-        if part not in found:
-            target_N = encoded.parts.targets(part)
-            drawn_RK = negatives.draw(part, user_N[target_N], encoded.item_N[target_N], of_part, distinct=True)
-            found[part] = lists(drawn_RK.reshape(-1), np.full(len(drawn_RK), of_part))
-    return found
+    undrawn = [part for part in (VALID, TEST) if part not in found]
+    return found | _draw(encoded, splitter, undrawn, num)
 
 
-def _negatives(encoded: Encoded, splitter: LeaveOneOut) -> tuple[Negatives, NDArray[np.int64]]:
-    """A sampler of items that a user has in no part, and the number of each rating's user in it.
+def _draw(encoded: Encoded, splitter: WithCandidates, parts: list[int], num: int) -> dict[int, pa.ListArray]:
+    """So many candidates for each rating of some parts.
 
-    That is the row of the table; users that training never saw, who share row 0, get numbers beyond the table.
+    A user's number is the row of the table; users that training never saw, who share row 0, get numbers beyond the
+    table.
     """
-    ratings, items = encoded.ratings, encoded.items
-    user_N = np.where(encoded.user_N > 0, encoded.user_N.astype(np.int64), encoded.users + ratings.user_N)
-    return Negatives(
-        sorted_pairs(user_N, encoded.item_N, items),
-        encoded.users + len(ratings.users),
+    ratings, items, users = encoded.ratings, encoded.items, len(encoded.ratings.users)
+    user_K = np.where(encoded.user_K > 0, encoded.user_K.astype(np.int64), encoded.users + np.arange(users))
+    popularity_I = np.zeros(items, np.int64)
+    popularity_I[encoded.item_K] = count(ratings.item_N, encoded.parts.targets(TRAIN), len(ratings.items))
+    negatives = Negatives(
+        encoded.pairs(np.ones(len(ratings), np.bool_), user_K),
+        encoded.users + users,
         items,
         splitter.seed,
         splitter.by,
-        name=lambda user: ratings.users[int(ratings.user_N[np.argmax(user_N == user)])].as_py(),
-        popularity_I=np.bincount(encoded.item_N[encoded.parts.targets(TRAIN)], minlength=items),
-    ), user_N
+        name=lambda user: ratings.users[int(np.argmax(user_K == user))].as_py(),
+        popularity_I=popularity_I,
+    )
+    found = {}
+    for part in parts:
+        index = np.flatnonzero(encoded.parts.targets(part))
+        drawn_RK = np.empty((index.size, num), np.int32)
+        for start in range(0, index.size, DRAWN_ROWS):
+            place = index[start : start + DRAWN_ROWS]
+            user, item = user_K[ratings.user_N[place]], encoded.item_K[ratings.item_N[place]]
+            drawn_RK[start : start + DRAWN_ROWS] = negatives.draw(part, user, item, num, distinct=True)
+        found[part] = lists(drawn_RK.reshape(-1), np.full(index.size, num))
+    return found
 
 
 def _given(code_RK: NDArray[np.int32], encoded: Encoded, warn: Callable[[str], None]) -> pa.ListArray:
@@ -93,19 +106,32 @@ def _read_candidates(path: str, ratings: Ratings, test_N: NDArray[np.bool_]) -> 
     user_L = _codes(pc.list_element(key, 0), ratings.users)
     item_L = _codes(pc.list_element(key, 1), ratings.items)
     candidates_LK = np.stack([_codes(table[name], ratings.items) for name in names[1:]], axis=1)
-    line_U = np.full(len(ratings.users) + 1, -1)
-    line_U[user_L] = np.arange(user_L.size)
-    line_R = line_U[:-1][ratings.user_N[test_N]]
-    if (line_R < 0).any():
-        user = ratings.users[ratings.user_N[test_N][np.argmax(line_R < 0)]]
-        raise UserError(f"{path} has no line for user {user}; add it, or draw candidates with --draw")
-    other_R = item_L[line_R] != ratings.item_N[test_N]
-    if other_R.any():
-        row = int(np.argmax(other_R))
-        item = ratings.items[ratings.item_N[test_N][row]]
-        raise UserError(f"{path}, line {line_R[row] + 1}: the item must be {item}, the test item of its user")
+    line_R = _find_lines(path, user_L, item_L, ratings, np.flatnonzero(test_N))
     _check_filled(path, table, pc.list_element(key, 1), line_R)
     return candidates_LK[line_R]
+
+
+def _find_lines(
+    path: str, user_L: NDArray[np.int32], item_L: NDArray[np.int32], ratings: Ratings, place_R: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """The line of each of some ratings, counted from 0, the last if there are several; raises UserError without one."""
+    items = len(ratings.items)
+    pair_L = user_L.astype(np.int64) * items + item_L
+    pair_R = ratings.user_N[place_R].astype(np.int64) * items + ratings.item_N[place_R]
+    pair_L[(user_L < 0) | (item_L < 0)] = -1
+    order_L = np.argsort(pair_L, kind="stable")
+    last_R = np.searchsorted(pair_L[order_L], pair_R, side="right") - 1
+    line_R = order_L[last_R]
+    missing = np.flatnonzero(pair_L[line_R] != pair_R)
+    if missing.size:
+        place = place_R[missing[0]]
+        user, item = ratings.users[ratings.user_N[place]], ratings.items[ratings.item_N[place]]
+        of_user = np.flatnonzero(user_L == ratings.user_N[place])
+        if of_user.size == 1:
+            raise UserError(f"{path}, line {of_user[0] + 1}: the item must be {item}, the test item of its user")
+        which = f"user {user} and item {item}" if of_user.size else f"user {user}"
+        raise UserError(f"{path} has no line for {which}; add it, or draw candidates with --draw")
+    return line_R
 
 
 def _check_filled(path: str, table: pa.Table, item_L: pa.ChunkedArray, line_R: NDArray[np.int64]) -> None:

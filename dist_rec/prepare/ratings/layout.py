@@ -1,8 +1,9 @@
 """Layouts of the shards: a row is an interaction, or all ratings of a user (or an item) in a split.
 
-Shapes: N ratings, R rows.
+Shapes: N ratings, M of them, R rows, K codes.
 """
 
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import numpy as np
@@ -10,11 +11,15 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from dist_rec.core.schema import Column
+from dist_rec.core.spans import spans
 from dist_rec.data.shards import lists
+from dist_rec.prepare.ratings.codes import Mask, count, gather, group
 from dist_rec.prepare.ratings.ids import Encoded, Ids
-from dist_rec.prepare.ratings.split import Mask
+from dist_rec.prepare.ratings.split import TRAIN
 
 Layout = Literal["interactions", "users", "items"]
+Levels = Sequence[float] | None
+SHARD_ROWS = 1 << 20
 
 
 def columns(layout: Layout, candidates: bool, levels: bool = False) -> tuple[Column, ...]:
@@ -38,45 +43,67 @@ def _of_bag(name: str, member: str, levels: bool) -> list[Column]:
     return found
 
 
-def interactions(encoded: Encoded, part: int, candidates: pa.ListArray | None) -> pa.Table:
-    """A row for each target of a part, in the order of the files, with a list of candidates if they are given."""
-    target_N = encoded.parts.targets(part)
-    table = {
-        "label": encoded.label_N[target_N],
-        "user": encoded.user_N[target_N],
-        "item": encoded.item_N[target_N],
-    }
-    return pa.table(table if candidates is None else {**table, "candidates": candidates})
+def interactions(encoded: Encoded, part: int, candidates: pa.ListArray | None) -> Iterator[pa.Table]:
+    """Shards with a row for each target of a part, in the order of the files, with candidates if they are given."""
+    ratings, index = encoded.ratings, np.flatnonzero(encoded.parts.targets(part))
+    for start in range(0, index.size, SHARD_ROWS):
+        place_R = index[start : start + SHARD_ROWS]
+        table = {
+            "label": encoded.label_N[place_R],
+            "user": encoded.user_K[ratings.user_N[place_R]],
+            "item": encoded.item_K[ratings.item_N[place_R]],
+        }
+        if candidates is not None:
+            table["candidates"] = candidates.slice(start, SHARD_ROWS)
+        yield pa.table(table)
 
 
-def bags(encoded: Encoded, part: int, layout: Layout, levels: tuple[float, ...] | None = None) -> pa.Table:
-    """A row for each user (or item) that has a target in a part, by first appearance.
+def bags(encoded: Encoded, part: int, layout: Layout, levels: Levels = None) -> Iterator[pa.Table]:
+    """Shards with a row for each user (or item) that has a target in a part, by first appearance.
 
     The history holds the given ratings of that user (or item), the target those to predict; in training they are the
     same. Users (or items) that training never saw have rows of their own, but share row 0 of the table. With levels, K
     ascending ratings, there are also bags of ids K * member + index of its rating among the levels.
     """
-    ratings = encoded.ratings
-    owner_N, row_K, member_N = ratings.user_N, encoded.user_K, encoded.item_N
+    owner_N, row_K = encoded.ratings.user_N, encoded.user_K
     if layout == "items":
-        owner_N, row_K, member_N = ratings.item_N, encoded.item_K, encoded.user_N
+        owner_N, row_K = encoded.ratings.item_N, encoded.item_K
     target_N = encoded.parts.targets(part)
-    owners_R = np.unique(owner_N[target_N])
-    table = {"label": np.zeros(owners_R.size, np.float32), "user" if layout == "users" else "item": row_K[owners_R]}
-    for name, of_bag_N in (("history", encoded.parts.given_N), ("target", target_N)):
-        lengths_R, index = _group(owner_N, of_bag_N, owners_R, row_K.size)
-        table[name] = lists(member_N[index], lengths_R)
-        table[f"{name}_weight"] = lists(encoded.label_N[index], lengths_R)
-        if levels is not None:
-            place = np.searchsorted(levels, encoded.label_N[index]).clip(max=len(levels) - 1)
-            table[f"{name}_level"] = lists((member_N[index] * len(levels) + place).astype(np.int32), lengths_R)
-    return pa.table(table)
+    wanted_K = count(owner_N, target_N, row_K.size) > 0
+    owners_R = np.flatnonzero(wanted_K)
+    target = _bags(encoded, layout, target_N, owners_R, levels)
+    history = target
+    if part != TRAIN:
+        history = _bags(encoded, layout, encoded.parts.given_N & gather(wanted_K, owner_N), owners_R, levels)
+    table = pa.table(
+        {"label": np.zeros(owners_R.size, np.float32), "user" if layout == "users" else "item": row_K[owners_R]}
+        | {f"history{ending}": column for ending, column in history.items()}
+        | {f"target{ending}": column for ending, column in target.items()}
+    )
+    for start in range(0, table.num_rows, SHARD_ROWS):
+        yield table.slice(start, SHARD_ROWS)
 
 
-def _group(owner_N: Ids, among_N: Mask, owners_R: Ids, owners: int) -> tuple[NDArray[np.integer], NDArray[np.int64]]:
-    """The ratings `among_N` of some owners: their number for each owner, and their indices, owner by owner."""
-    wanted_K = np.zeros(owners, np.bool_)
-    wanted_K[owners_R] = True
-    index = np.flatnonzero(among_N & wanted_K[owner_N])
-    lengths_R = np.bincount(owner_N[index], minlength=owners)[owners_R]
-    return lengths_R, index[np.argsort(owner_N[index], kind="stable")]
+def _bags(
+    encoded: Encoded, layout: Layout, among_N: Mask, owners_R: NDArray[np.integer], levels: Levels
+) -> dict[str, pa.ListArray]:
+    """The ratings `among_N`, all of some owners, owner by owner: members, weights and levels, by the name's ending."""
+    ratings = encoded.ratings
+    owner_N, owner_K, other_N, member_K = ratings.user_N, encoded.user_K, ratings.item_N, encoded.item_K
+    if layout == "items":
+        owner_N, owner_K, other_N, member_K = other_N, member_K, owner_N, owner_K
+    lengths_R = count(owner_N, among_N, owner_K.size)[owners_R]
+    place_M = group(owner_N, among_N)
+    member_M, label_M = gather(member_K, gather(other_N, place_M)), gather(encoded.label_N, place_M)
+    found = {"": lists(member_M, lengths_R), "_weight": lists(label_M, lengths_R)}
+    if levels is not None:
+        found["_level"] = lists(_levels(member_M, label_M, levels), lengths_R)
+    return found
+
+
+def _levels(member_M: Ids, label_M: NDArray[np.float32], levels: Sequence[float]) -> Ids:
+    level_M = np.empty(member_M.size, np.int32)
+    for span in spans(member_M.size):
+        place = np.searchsorted(levels, label_M[span]).clip(max=len(levels) - 1)
+        level_M[span] = member_M[span] * len(levels) + place
+    return level_M

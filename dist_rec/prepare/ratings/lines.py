@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from dist_rec.core.errors import UserError
 from dist_rec.prepare.lines import Piece, cut, read_lines
+from dist_rec.prepare.ratings.growing import GrowingCodes, GrowingColumn
 
 SEPARATORS = ("::", "\t", ",", ";", " ")
 """Field separators, in the order in which they are tried."""
@@ -30,6 +31,8 @@ NUMBER = rb"\s*[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?\s*"
 NO_NUMBER = rb"(?i)[^a-z\x80-\xff]*|n/?an?|null|none|[-+]?inf(inity)?"
 """Form of an invalid or missing rating, by which a line of data differs from a header."""
 INTEGER = rb"\s*[-+]?[0-9]+\s*"
+MOST_RATINGS = (1 << 31) - 1
+"""Places of ratings are held in 4 bytes."""
 UNIT = b"\x1f"
 """Replaces a separator of several bytes, which Arrow cannot read."""
 
@@ -66,6 +69,8 @@ class Ratings:
 
     def where(self, kept_N: NDArray[np.bool_]) -> "Ratings":
         """The ratings in `kept_N`; codes stay the same."""
+        if kept_N.all():
+            return self
         return Ratings(
             self.user_N[kept_N], self.item_N[kept_N], self.rating_N[kept_N], self.time_N[kept_N], self.users, self.items
         )
@@ -132,33 +137,49 @@ def read_ratings(
         The ratings, and the number of ratings in each file.
 
     Raises:
-        UserError: naming file and line, for invalid lines and ratings out of bounds.
+        UserError: naming file and line, for invalid lines and ratings out of bounds; for too many ratings.
     """
-    of_files = [_read_file(file, separator, bounds) for file in files]
-    for file, of_file in zip(files, of_files, strict=True):
-        if of_file.num_columns != of_files[0].num_columns:
+    columns, sizes = _Columns(), []
+    for file in files:
+        sizes.append(0)
+        for block in _read_blocks(file, separator, bounds):
+            columns.append(block, file, files[0])
+            sizes[-1] += block.num_rows
+            if sum(sizes) > MOST_RATINGS:
+                raise UserError(f"the files hold more than {MOST_RATINGS:,} ratings; prepare fewer")
+        if not sizes[-1]:
+            raise UserError(f"{file} holds no ratings; leave it out")
+    return columns.finish(), sizes
+
+
+class _Columns:
+    """What has been read."""
+
+    def __init__(self) -> None:
+        self._user, self._item = GrowingCodes(), GrowingCodes()
+        self._rating, self._time = GrowingColumn(np.float32), GrowingColumn(np.int64)
+        self._fields = 0
+
+    def append(self, block: pa.Table, file: str, first: str) -> None:
+        """Adds a block of a file; raises UserError if it has not the fields of the first."""
+        self._fields = self._fields or block.num_columns
+        if block.num_columns != self._fields:
             raise UserError(
-                f"{file} has {of_file.num_columns} fields a line, but {files[0]} has {of_files[0].num_columns}; "
+                f"{file} has {block.num_columns} fields a line, but {first} has {self._fields}; "
                 "all files must have timestamps, or none"
             )
-    table = pa.concat_tables(of_files).unify_dictionaries()
-    user, item = (pa.concat_arrays(table[name].chunks) for name in ("user", "item"))
-    ratings = Ratings(
-        user.indices.to_numpy(),
-        item.indices.to_numpy(),
-        table["rating"].to_numpy(),
-        table["time"].to_numpy() if "time" in table.column_names else np.zeros(table.num_rows, np.int64),
-        user.dictionary,
-        item.dictionary,
-    )
-    return ratings, [of_file.num_rows for of_file in of_files]
+        self._user.append(block["user"].chunk(0))
+        self._item.append(block["item"].chunk(0))
+        self._rating.append(block["rating"].to_numpy())
+        if "time" in block.column_names:
+            self._time.append(block["time"].to_numpy())
 
-
-def _read_file(path: str, separator: str | None, bounds: tuple[float, float] | None) -> pa.Table:
-    blocks = list(_read_blocks(path, separator, bounds))
-    if not blocks:
-        raise UserError(f"{path} holds no ratings; leave it out")
-    return pa.concat_tables(blocks)
+    def finish(self) -> Ratings:
+        (user_N, users), (item_N, items) = self._user.finish(), self._item.finish()
+        time_N = self._time.finish()
+        if not time_N.size:
+            time_N = np.zeros(user_N.size, np.int64)
+        return Ratings(user_N, item_N, self._rating.finish(), time_N, users, items)
 
 
 def _read_blocks(path: str, separator: str | None, bounds: tuple[float, float] | None) -> Iterator[pa.Table]:

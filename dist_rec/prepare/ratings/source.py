@@ -9,7 +9,7 @@ that training never saw. The result is a function of the files, the options and 
 Shapes: N ratings.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -25,26 +25,24 @@ from dist_rec.data.seen import Seen, save_seen
 from dist_rec.data.shards import ShardWriter, arrow_schema
 from dist_rec.data.workers import Workers
 from dist_rec.prepare.engine import Source
-from dist_rec.prepare.lines import find_files
 from dist_rec.prepare.ratings.candidates import find_candidates
+from dist_rec.prepare.ratings.files import SplitFiles
 from dist_rec.prepare.ratings.filter import choose
 from dist_rec.prepare.ratings.ids import Encoded, save_vocabulary
 from dist_rec.prepare.ratings.layout import Layout, bags, columns, interactions
 from dist_rec.prepare.ratings.lines import Ratings, read_ratings
+from dist_rec.prepare.ratings.remarks import remark
 from dist_rec.prepare.ratings.split import (
     NOWHERE,
     SPLITS,
-    TEST,
     TRAIN,
-    VALID,
+    Given,
     LeaveOneOut,
-    Mask,
-    Parts,
+    SplitIds,
     Splitter,
+    WithCandidates,
     check_filled,
 )
-
-SHARD_ROWS = 1 << 20
 
 
 class Options(Config):
@@ -102,30 +100,29 @@ class RatingFiles(Source[Encoded]):
     splitter: Splitter
     options: Options
     test_patterns: Sequence[str] = ()
-    """Files of the test ratings, for leave-one-out only."""
+    """Files of the test ratings, for given and leave-one-out only."""
     separator: str | None = None
     """Separator of fields; None detects it in each file's first line."""
     bounds: tuple[float, float] | None = None
     """The smallest and the largest valid rating."""
+    valid_patterns: Sequence[str] = ()
+    """Files of the validation ratings, for given only."""
 
     def __post_init__(self) -> None:
-        _check(self.splitter, self.options, self.test_patterns, self.bounds)
-        self._files, self._test_files = find_files(self.patterns, "FILES"), find_files(self.test_patterns, "--test")
-        if both := sorted(set(self._files) & set(self._test_files)):
-            raise UserError(f"{both[0]} is in both FILES and --test; remove it from one of them")
+        _check(self.splitter, self.options, self.bounds)
+        _check_files(self.splitter, bool(self.valid_patterns), bool(self.test_patterns))
+        self._files = SplitFiles.find(self.patterns, self.valid_patterns, self.test_patterns)
         self._left_out: dict[str, int] = {}
 
     def fit(self, folder: Path, pool: Workers) -> Encoded:
         """Reads, filters and splits the ratings, and numbers their users and items."""
         options, splitter, warn = self.options, self.splitter, self.warnings.append
-        ratings, sizes = read_ratings([*self._files, *self._test_files], self.separator, self.bounds)
-        test_N = np.arange(len(ratings)) >= sum(sizes[: len(self._files)])
-        _check_times(ratings, splitter, test_N, warn)
-        kept_N, self._left_out = choose(ratings, test_N, options.min_rating, options.min_interactions, warn)
-        ratings, test_N = ratings.where(kept_N), test_N[kept_N]
-        if self._test_files and not test_N.any():
-            raise UserError("no rating of --test is left; lower --min-rating or --min-interactions")
-        parts = splitter.parts(ratings, test_N) if isinstance(splitter, LeaveOneOut) else splitter.parts(ratings)
+        ratings, sizes = read_ratings(self._files.paths, self.separator, self.bounds)
+        files_N = np.repeat(self._files.splits, sizes)
+        _check_times(ratings, splitter, files_N, warn)
+        kept_N, self._left_out = choose(ratings, files_N, options.min_rating, options.min_interactions, warn)
+        ratings, files_N = ratings.where(kept_N), files_N[kept_N]
+        parts = splitter.parts(ratings, files_N)
         encoded = Encoded.of(ratings, parts, options.implicit)
         check_filled(splitter, parts)
         self._left_out["of_items_that_training_never_saw"] = int((parts.split_N == NOWHERE).sum())
@@ -134,20 +131,21 @@ class RatingFiles(Source[Encoded]):
     def write(self, fit: Encoded, folder: Path, pool: Workers) -> Manifest:
         """Writes shards, vocabularies and seen pairs."""
         options, splitter, warn = self.options, self.splitter, self.warnings.append
-        candidates = find_candidates(fit, splitter, warn) if isinstance(splitter, LeaveOneOut) else {}
+        candidates = find_candidates(fit, splitter, warn) if isinstance(splitter, WithCandidates) else {}
         label_N = fit.label_N[fit.parts.targets(TRAIN)]
         mean = float(label_N.mean(dtype=np.float64))
         labels = Labels(min=float(label_N.min()), max=float(label_N.max()), mean=mean)
         levels = tuple(np.unique(label_N).tolist()) if options.levels else None
+        del label_N
         of_columns = columns(options.layout, bool(candidates), options.levels)
         splits = {}
         for part, name in enumerate(SPLITS):
             if options.layout == "interactions":
-                table = interactions(fit, part, candidates.get(part))
+                shards = interactions(fit, part, candidates.get(part))
             else:
-                table = bags(fit, part, options.layout, levels)
-            if table.num_rows:
-                splits[name] = _write_split(folder, name, table, arrow_schema(of_columns))
+                shards = bags(fit, part, options.layout, levels)
+            if split := _write_split(folder, name, shards, arrow_schema(of_columns)):
+                splits[name] = split
         transform = Transform(
             options=options,
             split=splitter.model_dump(exclude_none=True),
@@ -159,13 +157,15 @@ class RatingFiles(Source[Encoded]):
                 "user": save_vocabulary(folder / "vocabulary" / "user.txt", fit.user_K, fit.ratings.users),
                 "item": save_vocabulary(folder / "vocabulary" / "item.txt", fit.item_K, fit.ratings.items),
             },
-            seen=save_seen(folder, fit.pairs(fit.parts.targets(TRAIN))),
+            seen=save_seen(folder, fit.pairs(fit.parts.targets(TRAIN), fit.user_K)),
         )
         tables = {"user": Table(rows=fit.users), "item": Table(rows=fit.items)}
         if levels is not None:
             member = "item" if options.layout == "users" else "user"
             tables[f"{member}_level"] = Table(rows=tables[member].rows * len(levels))
-        _warn(fit, splitter, options, labels, warn)
+        if labels.min == labels.max and not options.implicit:
+            warn(f"all ratings are {labels.min:g}: there is nothing to predict; --implicit takes them as choices")
+        remark(fit, splitter, options.layout, warn)
         return Manifest(
             columns=of_columns,
             tables=tables,
@@ -174,80 +174,45 @@ class RatingFiles(Source[Encoded]):
         )
 
 
-def _check(
-    splitter: Splitter, options: Options, test_patterns: Sequence[str], bounds: tuple[float, float] | None
-) -> None:
+def _check(splitter: Splitter, options: Options, bounds: tuple[float, float] | None) -> None:
     if bounds is not None and not bounds[0] <= bounds[1]:
         raise UserError(f"--range {bounds[0]:g} {bounds[1]:g} is empty; give the lowest rating first")
     if splitter.name == "held-out-users" and options.layout != "users":
         raise UserError("--split held-out-users needs --layout users, since only their history represents such users")
     if options.levels and options.layout == "interactions":
         raise UserError("--levels needs --layout users or items, since an interaction's rating is its label")
-    if isinstance(splitter, LeaveOneOut):
+    if isinstance(splitter, WithCandidates):
         if splitter.negatives and splitter.draw:
             raise UserError("--negatives gives the candidates and --draw draws them; choose one")
         if options.layout != "interactions" and (splitter.negatives or splitter.draw):
             raise UserError("candidates (--negatives, --draw) need --layout interactions")
-    elif test_patterns:
-        raise UserError(f"--test needs --split leave-one-out; {splitter.name} takes the test split from FILES")
 
 
-def _check_times(ratings: Ratings, splitter: Splitter, test_N: Mask, warn: Callable[[str], None]) -> None:
+def _check_files(splitter: Splitter, valid: bool, test: bool) -> None:
+    """Raises UserError for files that are of no use to the split, or missing."""
+    if test and not isinstance(splitter, WithCandidates):
+        raise UserError(f"--test needs --split given or leave-one-out; {splitter.name} takes the test split from FILES")
+    if valid and not isinstance(splitter, Given):
+        raise UserError(f"--valid needs --split given; {splitter.name} takes the validation split from FILES")
+    if isinstance(splitter, Given) and not test:
+        raise UserError("--split given needs --test, the files of the test ratings")
+
+
+def _check_times(ratings: Ratings, splitter: Splitter, files_N: SplitIds, warn: Callable[[str], None]) -> None:
     """Raises UserError if a split needs timestamps; warns if the order of the files takes their place."""
     if ratings.timed:
         return
     if splitter.name == "chronological":
         raise UserError("--split chronological needs timestamps, but the files have none; choose another --split")
-    if isinstance(splitter, LeaveOneOut) and (splitter.validation or not test_N.any()):
+    if isinstance(splitter, LeaveOneOut) and (splitter.validation or not files_N.any()):
         warn("the files have no timestamps: their order decides which of a user's ratings are the last")
 
 
-def _write_split(folder: Path, name: str, table: pa.Table, schema: pa.Schema) -> Split:
+def _write_split(folder: Path, name: str, tables: Iterable[pa.Table], schema: pa.Schema) -> Split | None:
+    """A shard of each table; None if there are none."""
     shards = []
-    for number, start in enumerate(range(0, table.num_rows, SHARD_ROWS)):
+    for number, table in enumerate(tables):
         with ShardWriter(folder, f"{name}/{number:05}.arrows", schema) as writer:
-            writer.write(table.slice(start, SHARD_ROWS))
+            writer.write(table)
             shards.append(writer.close())
-    return Split(rows=table.num_rows, shards=tuple(shards))
-
-
-def _warn(encoded: Encoded, splitter: Splitter, options: Options, labels: Labels, warn: Callable[[str], None]) -> None:
-    """Warns of properties of the data that a user may not expect."""
-    ratings, parts = encoded.ratings, encoded.parts
-    if labels.min == labels.max and not options.implicit:
-        warn(f"all ratings are {labels.min:g}: there is nothing to predict; --implicit takes them as choices")
-    if splitter.name == "leave-one-out":
-        untested_N = ~np.isin(ratings.user_N, ratings.user_N[parts.targets(TEST)])
-        if users := np.unique(ratings.user_N[untested_N]).size:
-            why = "they have too few ratings, or none in --test"
-            warn(f"{users} users have no test rating, first user {ratings.first_user(untested_N)}: {why}")
-    if splitter.name == "held-out-users":
-        _warn_of_held_out(ratings, parts, warn)
-    by_items = options.layout == "items"
-    owner_N = ratings.item_N if by_items else ratings.user_N
-    for part in (VALID, TEST):
-        target_N = parts.targets(part)
-        new_N = target_N & (encoded.user_N == 0)
-        if options.layout == "interactions" and (users := np.unique(ratings.user_N[new_N]).size):
-            first = f"first user {ratings.first_user(new_N)}"
-            warn(f"{users} {SPLITS[part]} users were never seen in training, {first}: row 0 of the table")
-        unknown_N = target_N & (encoded.item_N == 0)
-        if unknown := int(unknown_N.sum()):
-            first = f"first item {ratings.first_item(unknown_N)}"
-            warn(f"{unknown} {SPLITS[part]} ratings are of items that training never saw, {first}: row 0 of the table")
-        empty_N = target_N & ~np.isin(owner_N, owner_N[parts.given_N])
-        if options.layout != "interactions" and (empty := np.unique(owner_N[empty_N]).size):
-            first = f"item {ratings.first_item(empty_N)}" if by_items else f"user {ratings.first_user(empty_N)}"
-            warn(f"{empty} {SPLITS[part]} rows have an empty history, first {first}")
-
-
-def _warn_of_held_out(ratings: Ratings, parts: Parts, warn: Callable[[str], None]) -> None:
-    nowhere_N = parts.split_N == NOWHERE
-    if nowhere_N.any():
-        first = f"first item {ratings.first_item(nowhere_N)}"
-        warn(f"{int(nowhere_N.sum())} ratings of held-out users are left out, {first}: training never saw these items")
-    target_N = parts.targets(TRAIN) | parts.targets(VALID) | parts.targets(TEST)
-    without_N = ~np.isin(ratings.user_N, ratings.user_N[target_N])
-    if users := np.unique(ratings.user_N[without_N]).size:
-        first = f"first user {ratings.first_user(without_N)}"
-        warn(f"{users} held-out users are not evaluated, {first}: they have too few ratings to hold one out")
+    return Split(rows=sum(shard.rows for shard in shards), shards=tuple(shards)) if shards else None
