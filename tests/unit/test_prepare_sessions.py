@@ -706,7 +706,7 @@ def test_files_and_columns_that_contradict_each_other_are_refused(tmp_path: Path
         "--split given: no session with something to predict is left for test; give more, or choose another split or "
         "lower filters"
     )
-    assert refused([str(tmp_path / "none*")], out) == "FILES 'none*': no such file"
+    assert refused([str(tmp_path / "none*")], out) == "FILES 'none*' matches no file"
     named = {"item": "product", "session": "session"}
     assert refused([whole], out, None, named) == (
         "whole has no column 'product' for --item; it has user, session, item, time"
@@ -736,7 +736,7 @@ def test_files_and_columns_that_contradict_each_other_are_refused(tmp_path: Path
         (",s,i,5", ", line 42: the user is missing; add it"),
         ("u,,i,5", ", line 42: the session is missing; add it"),
         ("u,s,i", ", line 42 has 3 fields between ',', not 4"),
-        ('u,"s,i,5', ", line 42 has a quote that is not closed in the line"),
+        ('u,"s,i,5', ", line 42 has a quote that is not closed in the same line"),
         ("u,s,\udcff,5", ", line 42 is not UTF-8"),
     ],
 )
