@@ -70,8 +70,10 @@ class SelfAttention(nn.Module):
 
 
 class PointwiseAttention(nn.Module):
-    """Attention without softmax, SiLU(Q Kᵀ + bias) V / longest, with a bias for each distance of two positions: Zhai et
-    al. 2024, "Actions Speak Louder than Words", equation 2, whose bias of time is left out.
+    """Attention without softmax, SiLU(Q Kᵀ + bias) V, with a bias for each distance of two positions: Zhai et al. 2024,
+    "Actions Speak Louder than Words", equation 2, whose bias of time is left out.
+
+    As in the authors' code, the result is divided by the longest length.
 
     Args:
         longest: of the sequences that may come.

@@ -57,8 +57,14 @@ class Sequences:
         return _Collect.apply(torch.cat([part.flatten(0, 1) for part in found]), self._slot_V)
 
     def last(self, x_VD: Tensor, count_B: Tensor | None) -> Tensor:
-        """So many last positions of each sequence, one each if None, in order."""
+        """So many last positions of each sequence, one each if None, in order.
+
+        Raises:
+            UserError: if a sequence has fewer.
+        """
         count_B = torch.ones_like(self.lengths_B) if count_B is None else count_B
+        if bool((count_B > self.lengths_B).any()):
+            raise UserError("a row of the data has more targets than items in its history")
         ends_B, stops_B = self.lengths_B.cumsum(0), count_B.cumsum(0)
         total = int(stops_B[-1]) if len(stops_B) else 0
         if total == self.positions:

@@ -67,3 +67,9 @@ def test_last_positions(lengths: list[int], data: st.DataObject) -> None:
 def test_too_long_a_history_is_named() -> None:
     with pytest.raises(UserError, match=r"a history has 10 items: raise head\.longest = 9"):
         sequences_of([3, 10], 9)
+
+
+@pytest.mark.parametrize("counts", [torch.tensor([1, 3]), None])
+def test_more_targets_than_items_are_named(counts: Tensor | None) -> None:
+    with pytest.raises(UserError, match="more targets than items"):
+        sequences_of([2, 0] if counts is None else [2, 2], 9).last(torch.zeros(4, 1), counts)
