@@ -2,7 +2,7 @@
 
 The last L items of a user are an image of L x D, which horizontal filters search for runs of items (union-level
 patterns) and vertical ones sum up (point-level patterns). A fully connected layer makes D columns of what they find,
-which are scored against all items together with the user's embedding (equations 3 to 10). A row has several targets,
+which together with the user's embedding are scored against all items (sections 3.1 to 3.3). A row has several targets,
 the T items after its window (skip behaviours, section 3.4); the loss is the task's, `next_item` with logistic loss.
 
 As in the authors' code, dropout is of the input of the fully connected layer, and row 0, by which short windows are
@@ -60,7 +60,7 @@ class Caser(head.CatalogHead):
 
     @classmethod
     def catalog(cls, config: Config, manifest: Manifest) -> head.Catalog:
-        """The vectors and biases that items are scored by, W' and b' of equation 10."""
+        """The vectors and biases that items are scored by, W' and b' of section 3.3."""
         return head.Catalog("output", config.target, 2 * config.dim, init=_uniform(1 / (2 * config.dim)))
 
     def __init__(self, config: Config, manifest: Manifest) -> None:

@@ -46,10 +46,10 @@ class SequenceConvolution(nn.Module):
         """[B, L D], vector after vector → [B, O]: the horizontal filters by height, then each vertical one."""
         places = range(len(self.horizontal), 0, -1)
         columns = [*(count * self.filters for count in places), self.vertical.out_features * self.dim]
-        *of_heights, vertical = functional.linear(x_BI, *self._matrix(x_BI.shape[1])).split(columns, dim=1)
-        # The gradient of `amax` would take twice as long.
+        *of_heights, of_length, vertical = functional.linear(x_BI, *self._matrix(x_BI.shape[1])).split(columns, dim=1)
+        # Filters of height L have one place. The gradient of `amax` would take twice as long.
         largest = [x_BC.unflatten(1, (-1, self.filters)).max(1).values for x_BC in of_heights]
-        return torch.cat([self.activation(torch.cat(largest, dim=1)), vertical], dim=1)
+        return torch.cat([self.activation(torch.cat([*largest, of_length], dim=1)), vertical], dim=1)
 
     def _matrix(self, inputs: int) -> tuple[Tensor, Tensor]:
         """Weights [C, I] and biases [C] of all filters in all places."""
