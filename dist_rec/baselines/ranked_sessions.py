@@ -34,7 +34,7 @@ class SessionBaseline(Protocol):
     """Scores of the items that a session says nothing of."""
 
     def scores(self, queries: Queries) -> csr_array:
-        """Scores of those that it says something of, [V, I]."""
+        """Scores of those that it says something of, [V, I], but not of row 0."""
 
 
 def score_sessions(
@@ -118,21 +118,15 @@ class Ranking:
         own_V[at_V >= 0] = score_X[at_V[at_V >= 0]]
         higher_V = len(self._sorted_I) - np.searchsorted(self._sorted_I, own_V, "right")
         not_lower_V = len(self._sorted_I) - np.searchsorted(self._sorted_I, own_V, "left")
-        # Row 0 is no item.
-        excluded_K = excluded_K[excluded_K % items > 0]
-        counts_X = item_X > 0
+        excluded_K = excluded_K[excluded_K % items > 0]  # row 0 is no item
         if len(excluded_K):
-            counts_X &= _find(query_X * items + item_X, excluded_K) < 0
-        if not counts_X.all():
-            query_X, item_X, score_X = query_X[counts_X], item_X[counts_X], score_X[counts_X]
-        for query, item, now in (
-            (query_X, item_X, score_X),
-            (*np.divmod(excluded_K, items), np.full(len(excluded_K), -np.inf)),
-        ):
+            kept_X = _find(query_X * items + item_X, excluded_K) < 0
+            query_X, item_X, score_X = query_X[kept_X], item_X[kept_X], score_X[kept_X]
+        none_K = np.full(len(excluded_K), -np.inf)
+        for query, item, now in ((query_X, item_X, score_X), (*np.divmod(excluded_K, items), none_K)):
             own, before = own_V[query], self._base_I[item]
-            higher_V += np.bincount(query[now > own], minlength=count) - np.bincount(
-                query[before > own], minlength=count
-            )
+            higher_V += np.bincount(query[now > own], minlength=count)
+            higher_V -= np.bincount(query[before > own], minlength=count)
             not_lower_V += np.bincount(query[now >= own], minlength=count)
             not_lower_V -= np.bincount(query[before >= own], minlength=count)
         itself_V = _find(pair_V, excluded_K) < 0

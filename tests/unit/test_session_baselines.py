@@ -1,9 +1,9 @@
 """Baselines of sessions against their definitions, carried out one item and one target at a time."""
 
-import itertools
 from collections import Counter
 from collections.abc import Callable
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -94,7 +94,7 @@ def item_knn(train: list[Row], neighbors: int | None, shrinkage: float, alpha: f
 
 def markov(train: list[Row], smoothing: float) -> Score:
     count = Counter(item for session in whole(train) for item in session)
-    follows = Counter(pair for session in whole(train) for pair in itertools.pairwise(session))
+    follows = Counter(pair for session in whole(train) for pair in pairwise(session))
 
     def score(session: list[int], item: int) -> Fraction:
         popular = Fraction(smoothing) * Fraction(count[item], sum(count.values()))
@@ -250,7 +250,7 @@ def test_windows_with_many_targets_and_what_was_seen(tmp_path: Path) -> None:
 
 def by_rows(places: list[tuple[float, float]], target: list[list[int]]) -> list[list[tuple[float, float]]]:
     ends = np.cumsum([0, *map(len, target)]).tolist()
-    return [places[start:stop] for start, stop in itertools.pairwise(ends)]
+    return [places[start:stop] for start, stop in pairwise(ends)]
 
 
 def test_seen_items_do_not_count(tmp_path: Path) -> None:
