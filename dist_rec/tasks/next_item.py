@@ -11,7 +11,7 @@ Shapes: Q queries of this process, V targets of all of them end to end, S sample
 from typing import Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 from torch import Tensor
 
 from dist_rec.core.batch import Batch
@@ -60,6 +60,14 @@ class NextItem(task.Task):
         """The metric that early stopping and the best checkpoint go by."""
 
         measures = ("recall", "mrr", "ndcg", "precision", "map")
+
+        @field_validator("samples")
+        @classmethod
+        def _are_there(cls, samples: int, info: ValidationInfo) -> int:
+            loss = info.data.get("loss")
+            if not samples and not info.data.get("in_batch") and loss != "cross_entropy":
+                raise ValueError(f"loss {loss!r} compares with samples; draw some, or set in_batch")
+            return samples
 
     judges = ("catalog",)
 

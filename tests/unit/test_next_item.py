@@ -151,6 +151,11 @@ def test_samples_need_counts() -> None:
     assert task(in_batch=False, samples=0).for_training(dataset, seed=0) is None
 
 
+def test_only_cross_entropy_does_without_samples() -> None:
+    with pytest.raises(UserError, match=r"task\.samples.*'bpr_max' compares with samples"):
+        NextItem.Config.parse({"loss": "bpr_max", "in_batch": False, "samples": 0}, "task.")
+
+
 def test_the_best_metric_is_one_of_those_at_the_cutoffs() -> None:
     with pytest.raises(UserError, match=r"task\.best.*recall@7"):
         NextItem.Config.parse({"cutoffs": [7], "best": "recall@20"}, "task.")
