@@ -86,7 +86,8 @@ def test_dlrm_reads_bags_weighted_bags_and_sequences(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("words", [(), ("prepare",), ("prepare", "criteo"), ("train",), ("evaluate",), ("heads",),
                                    ("doctor",), ("synthesize",), ("baseline",), ("baseline", "pop"),
-                                   ("baseline", "item-knn")])  # fmt: skip
+                                   ("baseline", "item-knn"), ("baseline", "s-pop"),
+                                   ("baseline", "markov")])  # fmt: skip
 def test_every_command_explains_itself(words: tuple[str, ...]) -> None:
     assert f"Usage: dist-rec {' '.join(words)}".strip() in dist_rec(*words, "--help").out
 

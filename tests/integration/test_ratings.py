@@ -81,3 +81,11 @@ def test_data_that_a_baseline_cannot_rank(ratings: Path, options: tuple[str, ...
     data = prepared(ratings, "-".join(options), *options)
     ended = dist_rec("baseline", "pop", data, code=2)
     assert message in ended.err and ended.err.startswith("error: "), ended
+
+
+def test_what_is_for_sessions_alone(ratings: Path) -> None:
+    data = prepared(ratings, "loo", "--split", "leave-one-out", "--draw", "30", "--implicit")
+    said = dist_rec("baseline", "markov", data, code=2).err
+    assert "has no sessions; make it with `dist-rec prepare sessions`" in said
+    said = dist_rec("baseline", "item-knn", data, "--alpha", "0.5", code=2).err
+    assert "--alpha is for folders of `dist-rec prepare sessions`" in said

@@ -227,7 +227,8 @@ def users(path: Path) -> str:
     return str(path / "events.csv")
 
 
-def test_windows_with_many_targets_and_what_was_seen(tmp_path: Path) -> None:
+def test_windows_with_many_targets_and_what_was_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ranked_sessions, "BLOCK", 40)
     options = Options(layout="windows", length=3, targets=2)
     prepare(SessionFiles([users(tmp_path)], ByShare(test_share=0.4), options, Columns()), tmp_path / "data")
     dataset = Dataset(tmp_path / "data")
@@ -253,7 +254,8 @@ def by_rows(places: list[tuple[float, float]], target: list[list[int]]) -> list[
     return [places[start:stop] for start, stop in pairwise(ends)]
 
 
-def test_seen_items_do_not_count(tmp_path: Path) -> None:
+def test_seen_items_do_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ranked_sessions, "BLOCK", 40)
     options = Options(layout="users", length=6)
     prepare(SessionFiles([users(tmp_path)], LastSession(), options, Columns()), tmp_path / "data")
     dataset = Dataset(tmp_path / "data")
