@@ -80,8 +80,7 @@ def item_knn(
         float | None,
         typer.Option(
             min=0,
-            help="Draws similarities that few users or sessions speak for to 0; in users, 0 if not given, or in "
-            "sessions, 20 if not given.",
+            help="Draws similarities that little speaks for to 0; if not given 0, or 20 for sessions.",
         ),
     ] = None,
     alpha: Annotated[
@@ -89,8 +88,8 @@ def item_knn(
         typer.Option(
             min=0,
             max=1,
-            help="Sessions: power of the last item's number of sessions; that of another item has 1 - alpha, so that "
-            "less draws popular ones more to 0; 0.5 if not given.",
+            help="Sessions: power of the last item's number; that of another item has 1 - alpha, so that less draws "
+            "popular ones more to 0; 0.5 if not given.",
         ),
     ] = None,
     distinct: Annotated[
