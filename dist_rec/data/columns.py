@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from dist_rec.core.errors import UserError
 from dist_rec.core.schema import Manifest
+from dist_rec.data.order import end_to_end
 
 Array = NDArray[Any]
 
@@ -28,10 +29,8 @@ class Jagged:
 
     def take(self, rows: Array) -> "Jagged":
         """The rows in that order."""
-        starts = (np.cumsum(self.lengths) - self.lengths)[rows]
-        lengths = self.lengths[rows]
-        ends = np.cumsum(lengths)
-        index = np.arange(ends[-1] if len(ends) else 0) + np.repeat(starts - (ends - lengths), lengths)
+        starts, lengths = self._bounds[rows], self.lengths[rows]
+        index = end_to_end(starts, lengths)
         return Jagged(self.values[index], lengths, None if self.weights is None else self.weights[index])
 
     @cached_property

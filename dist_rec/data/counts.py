@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from dist_rec.core.config import Config
 from dist_rec.core.errors import UserError
-from dist_rec.data.shards import Dataset, checksum
+from dist_rec.data.shards import Dataset, checksum, verified
 
 FILE = "counts.npy"
 
@@ -37,6 +37,4 @@ def load_counts(dataset: Dataset) -> NDArray[np.int64]:
     path, counts = Path(dataset.path, FILE), dataset.manifest.transform.get("counts")
     if counts is None:
         raise UserError(f"{dataset.path} was not prepared by `dist-rec prepare sessions`: it has no counts of items")
-    if not path.exists() or checksum(path) != counts["checksum"]:
-        raise UserError(f"{path} is missing or damaged; prepare the data again")
-    return np.load(path)
+    return np.load(verified(path, counts["checksum"]))

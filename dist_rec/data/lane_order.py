@@ -78,9 +78,3 @@ class LaneOrder:
 
     def _keys(self, number: int, units: Int64) -> NDArray[np.uint64]:
         return words(stream(self.seed, number), units)
-
-
-def end_to_end(starts: Int64, lengths: Int64) -> Int64:
-    """The numbers of the events [start, start + length) of every unit, in order, [E]."""
-    ends = lengths.cumsum()
-    return np.arange(ends[-1] if len(ends) else 0) + np.repeat(starts - (ends - lengths), lengths)

@@ -2,13 +2,13 @@
 
 A row of the data is a session: items in order of time (`history` or whatever the head looks up), and the targets of its
 last positions. Rows that share a unit, such as a user's, follow each other in a lane. Which event lies where is
-`dist_rec.data.lane_order`. A process reads the split once and keeps the events of its own lanes, some 10 bytes each.
+`dist_rec.data.lane_order`. At the start a process reads the split twice, first for the lengths of all sessions and then
+for the events of its own lanes, of which it keeps some 10 bytes each.
 
 Shapes: B events of this process at a step, E events of its lanes, R rows, U units, P events of the process that has
 most.
 """
 
-import logging
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -24,12 +24,11 @@ from dist_rec.core.errors import UserError
 from dist_rec.core.head import Lanes
 from dist_rec.data.ahead import ahead
 from dist_rec.data.columns import Block, Layout, Rows, decode
-from dist_rec.data.lane_order import LaneOrder, end_to_end
+from dist_rec.data.lane_order import LaneOrder
 from dist_rec.data.loader import LoaderConfig
-from dist_rec.data.order import Int64, streams_of
+from dist_rec.data.order import Int64, end_to_end, streams_of
 from dist_rec.data.shards import Dataset
 
-log = logging.getLogger(__name__)
 NO_TARGET = -1
 
 
@@ -84,6 +83,7 @@ class LaneLoader:
 
     Raises:
         UserError: if the split has no targets, its columns do not fit, or there are more processes than lanes.
+        CorruptBlock: for a damaged block, whatever `on_corrupt` says: all processes have to know all lengths.
     """
 
     def __init__(

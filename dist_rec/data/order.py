@@ -32,6 +32,12 @@ def rows_of(samples: range, mine: range, streams: int) -> int:
     return before(samples.stop) - before(samples.start)
 
 
+def end_to_end(starts: Int64, lengths: Int64) -> Int64:
+    """The places [start, start + length) of every run, run after run."""
+    ends = lengths.cumsum()
+    return np.arange(ends[-1] if len(ends) else 0) + np.repeat(starts - (ends - lengths), lengths)
+
+
 def most_rows(samples: range, world: int, streams: int) -> int:
     """Largest number of consecutive samples that any process gets."""
     if streams % world == 0 and len(samples) % streams == 0:

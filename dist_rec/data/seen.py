@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from dist_rec.core.config import Config
 from dist_rec.core.errors import UserError
-from dist_rec.data.shards import Dataset, checksum
+from dist_rec.data.shards import Dataset, checksum, verified
 
 FILE = "seen.npy"
 
@@ -37,6 +37,4 @@ def seen_pairs(dataset: Dataset) -> NDArray[np.int64]:
     path, seen = Path(dataset.path, FILE), dataset.manifest.transform.get("seen")
     if seen is None:
         raise UserError(f"{dataset.path} has no seen pairs: it was not prepared by `dist-rec prepare ratings`")
-    if not path.exists() or checksum(path) != seen["checksum"]:
-        raise UserError(f"{path} is missing or damaged; prepare the data again")
-    return np.load(path, mmap_mode="r")
+    return np.load(verified(path, seen["checksum"]), mmap_mode="r")

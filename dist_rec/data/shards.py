@@ -132,6 +132,13 @@ def checksum(path: Path) -> str:
     return digest.hexdigest()
 
 
+def verified(path: Path, expected: str) -> Path:
+    """The path of a file beside the shards; raises UserError unless it has this checksum."""
+    if not path.exists() or checksum(path) != expected:
+        raise UserError(f"{path} is missing or damaged; prepare the data again")
+    return path
+
+
 class Dataset:
     """A prepared folder, on a local disk or under any URI that `pyarrow.fs` knows (`s3://…`, `gs://…`)."""
 
