@@ -25,7 +25,7 @@ from dist_rec.embedding.ranking import places
 from dist_rec.embedding.scores import LOGSUMEXP, CatalogScores
 from dist_rec.tasks import task
 from dist_rec.tasks.ranking_metrics import RankingConfig, RankingMetrics
-from dist_rec.tasks.top_n import and_row_0, evidence_of
+from dist_rec.tasks.top_n import and_row_0, evidence_of, row_of
 
 # Of an item that training never saw, which is never sampled.
 TINY = 1e-12
@@ -107,7 +107,7 @@ class NextItem(task.Task):
             loss_V = scores.over_rows(LOGSUMEXP).index_select(0, scores.query_of(targets)) - scores.of_pairs(targets)
         rows = len(every.counts) / batch.scale  # of the global batch
         loss_V = loss_V * (rows / max(1, len(every.rows)))
-        return loss_V.new_zeros(batch.rows).index_add(0, _row_of(of_rows), loss_V)
+        return loss_V.new_zeros(batch.rows).index_add(0, row_of(of_rows), loss_V)
 
     def _against_samples(
         self, scores: CatalogScores, targets: Ids, every: Gathered, samples_S: Tensor | None
@@ -161,7 +161,7 @@ class NextItem(task.Task):
         if self.config.seen is not None:
             seen = batch.column(self.config.seen)
         if scores.per_target:
-            seen = repeated(seen, _row_of(given))
+            seen = repeated(seen, row_of(given))
         return evidence_of(places(scores, targets, exclude=and_row_0(seen)), targets, seen, scores.table_rows)
 
     def metrics(self, device: torch.device) -> RankingMetrics:
@@ -176,12 +176,6 @@ class NextItem(task.Task):
 def _of_queries(targets: Ids, scores: CatalogScores) -> Ids:
     """The targets of rows as those of queries."""
     return Ids(targets.values, torch.ones_like(targets.values)) if scores.per_target else targets
-
-
-def _row_of(ids: Ids) -> Tensor:
-    """The row that each id belongs to, [V]."""
-    rows = torch.arange(len(ids.lengths), device=ids.lengths.device)
-    return rows.repeat_interleave(ids.lengths, output_size=len(ids.values))
 
 
 def repeated(ids: Ids, row_V: Tensor) -> Ids:

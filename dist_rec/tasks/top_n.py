@@ -74,17 +74,19 @@ def evidence_of(places_V2: Tensor, targets: Ids, seen: Ids, table_rows: Tensor |
     return places_V2, targets.lengths, candidates_B
 
 
-def _query_of(ids: Ids) -> Tensor:
-    return torch.arange(len(ids.lengths), device=ids.lengths.device).repeat_interleave(ids.lengths)
+def row_of(ids: Ids) -> Tensor:
+    """The row that each id belongs to, [V]."""
+    rows = torch.arange(len(ids.lengths), device=ids.lengths.device)
+    return rows.repeat_interleave(ids.lengths, output_size=len(ids.values))
 
 
 def _count_row_0(ids: Ids) -> Tensor:
-    return torch.zeros_like(ids.lengths).index_add(0, _query_of(ids), (ids.values == 0).to(ids.lengths.dtype))
+    return torch.zeros_like(ids.lengths).index_add(0, row_of(ids), (ids.values == 0).to(ids.lengths.dtype))
 
 
 def and_row_0(ids: Ids) -> Ids:
     """The ids of each query, and 0 after them."""
-    query_V = _query_of(ids)
+    query_V = row_of(ids)
     values = ids.values.new_zeros(len(query_V) + len(ids.lengths))
     values[torch.arange(len(query_V), device=values.device) + query_V] = ids.values
     return Ids(values, ids.lengths + 1)
