@@ -12,31 +12,23 @@ Shapes: B rows, V items of all histories end to end, Q targets of all rows, D di
 queries and keys, E of its values.
 """
 
-from typing import Literal
-
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dist_rec.core import config, head
 from dist_rec.core.schema import Manifest
-from dist_rec.nn.attention import PointwiseAttention, PositionedItems
+from dist_rec.nn.attention import PointwiseAttention
 from dist_rec.nn.dropout import Dropout
+from dist_rec.nn.histories import HistoryConfig, HistoryHead
 from dist_rec.nn.sequences import Sequences
 
 
-class HSTU(head.CatalogHead):
+class HSTU(HistoryHead):
     """Layers of sequential transduction over the items of a history."""
 
-    class Config(config.Config):
+    class Config(HistoryConfig):
         """Sizes of the model, how items are scored."""
 
-        history: str = "history"
-        """Sequence of a user's items."""
-        target: str = "target"
-        """Sequence of what follows the last of them, in order."""
-        dim: int = Field(50, gt=0)
-        """Dimension of items and of what goes from layer to layer, D."""
         layers: int = Field(2, gt=0)
         """Layers of transduction."""
         heads: int = Field(1, gt=0)
@@ -45,44 +37,18 @@ class HSTU(head.CatalogHead):
         """Columns of a head's queries and keys, K."""
         value: int = Field(50, gt=0)
         """Columns of a head's values, E."""
-        dropout: float = Field(0.2, ge=0, lt=1)
-        """Of what comes in, and of what each layer has gated."""
-        longest: int = Field(200, gt=0)
-        """Items of a history, at most."""
-        embedding: Literal["shared", "separate"] = "shared"
-        """Whether items are scored by the vectors that they come in by, or by others."""
         temperature: float | None = Field(0.05, gt=0)
         """What cosines are divided by to become scores; none: scores are products, of any length."""
 
-    @classmethod
-    def lookups(cls, config: Config, manifest: Manifest) -> tuple[head.Lookup, ...]:
-        """The vectors that items come in by."""
-        return (head.Lookup("items", (config.history,), config.dim, pooling="none"),)
-
-    @classmethod
-    def catalog(cls, config: Config, manifest: Manifest) -> head.Catalog:
-        """The vectors that items are scored by."""
-        tied = "items" if config.embedding == "shared" else None
-        cosine = config.temperature is not None
-        return head.Catalog("output", config.target, config.dim, bias=False, tied=tied, cosine=cosine)
-
     def __init__(self, config: Config, manifest: Manifest) -> None:
         super().__init__(config, manifest)
-        self.config = config
-        self.input = PositionedItems(config.longest, config.dim, config.dropout)
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
 
-    def forward(self, inputs: head.Inputs) -> head.Query:
-        """A query for each target, [Q, D]."""
-        history = inputs.sequences["items"][self.config.history]
-        sequences = Sequences(history.lengths, self.config.longest)
-        x_VD = self.input(history.values, sequences)
+    def encode(self, x_VD: Tensor, sequences: Sequences) -> Tensor:
+        """See `HistoryHead.encode`."""
         for layer in self.layers:
             x_VD = layer(x_VD, sequences)
-        query_QD = sequences.last(x_VD, inputs.num_targets)
-        if self.config.temperature is not None:
-            query_QD = functional.normalize(query_QD, dim=1) / self.config.temperature
-        return head.Query(query_QD, per_target=True)
+        return x_VD
 
 
 class Layer(nn.Module):

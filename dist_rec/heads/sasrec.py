@@ -12,43 +12,28 @@ samples. With `temperature` scores are cosines, as in Zhai et al. 2024, "Actions
 Shapes: B rows, V items of all histories end to end, Q targets of all rows, D dimension.
 """
 
-from typing import Literal, Self
+from typing import Self
 
 from pydantic import Field, model_validator
 from torch import Tensor, nn
-from torch.nn import functional
 
-from dist_rec.core import config, head
 from dist_rec.core.schema import Manifest
-from dist_rec.nn.attention import PositionedItems, SelfAttention
+from dist_rec.nn.attention import SelfAttention
 from dist_rec.nn.dropout import Dropout, ReLUDropout
+from dist_rec.nn.histories import HistoryConfig, HistoryHead
 from dist_rec.nn.sequences import Sequences
 
 
-class SASRec(head.CatalogHead):
+class SASRec(HistoryHead):
     """Blocks of self-attention over the items of a history."""
 
-    class Config(config.Config):
+    class Config(HistoryConfig):
         """Sizes of the model, how items are scored."""
 
-        history: str = "history"
-        """Sequence of a user's items."""
-        target: str = "target"
-        """Sequence of what follows the last of them, in order."""
-        dim: int = Field(50, gt=0)
-        """Dimension of items and hidden units, D."""
         blocks: int = Field(2, gt=0)
         """Blocks of attention and point-wise network."""
         heads: int = Field(1, gt=0)
         """Heads of attention; `dim` is a multiple."""
-        dropout: float = Field(0.2, ge=0, lt=1)
-        """Of what comes in, and of what each layer gives."""
-        longest: int = Field(200, gt=0)
-        """Items of a history, at most."""
-        embedding: Literal["shared", "separate"] = "shared"
-        """Whether items are scored by the vectors that they come in by, or by others."""
-        temperature: float | None = Field(None, gt=0)
-        """What cosines are divided by to become scores; not set: scores are products, of any length."""
 
         @model_validator(mode="after")
         def _heads_are_alike(self) -> Self:
@@ -56,36 +41,16 @@ class SASRec(head.CatalogHead):
                 raise ValueError(f"dim = {self.dim} is no multiple of heads = {self.heads}")
             return self
 
-    @classmethod
-    def lookups(cls, config: Config, manifest: Manifest) -> tuple[head.Lookup, ...]:
-        """The vectors that items come in by."""
-        return (head.Lookup("items", (config.history,), config.dim, pooling="none"),)
-
-    @classmethod
-    def catalog(cls, config: Config, manifest: Manifest) -> head.Catalog:
-        """The vectors that items are scored by."""
-        tied = "items" if config.embedding == "shared" else None
-        cosine = config.temperature is not None
-        return head.Catalog("output", config.target, config.dim, bias=False, tied=tied, cosine=cosine)
-
     def __init__(self, config: Config, manifest: Manifest) -> None:
         super().__init__(config, manifest)
-        self.config = config
-        self.input = PositionedItems(config.longest, config.dim, config.dropout)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.blocks))
         self.norm = nn.LayerNorm(config.dim)
 
-    def forward(self, inputs: head.Inputs) -> head.Query:
-        """A query for each target, [Q, D]."""
-        history = inputs.sequences["items"][self.config.history]
-        sequences = Sequences(history.lengths, self.config.longest)
-        x_VD = self.input(history.values, sequences)
+    def encode(self, x_VD: Tensor, sequences: Sequences) -> Tensor:
+        """See `HistoryHead.encode`."""
         for block in self.blocks:
             x_VD = block(x_VD, sequences)
-        query_QD = self.norm(sequences.last(x_VD, inputs.num_targets))
-        if self.config.temperature is not None:
-            query_QD = functional.normalize(query_QD, dim=1) / self.config.temperature
-        return head.Query(query_QD, per_target=True)
+        return self.norm(x_VD)
 
 
 class Block(nn.Module):
