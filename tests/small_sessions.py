@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from dist_rec.core.schema import Column, Manifest, Split, Table
 from dist_rec.data.counts import save_counts
+from dist_rec.data.seen import save_seen
 from dist_rec.data.shards import ShardWriter, arrow_schema
 
 COLUMNS = (
@@ -30,6 +32,7 @@ def write_sessions(
     items: int,
     block_rows: int = 7,
     columns: tuple[Column, ...] = COLUMNS,
+    pairs: bool = False,
 ) -> Path:
     """Sessions, or windows, of rows of the tables `user` and `item`, split by split."""
     written, count_I, schema = {}, np.zeros(items, np.int64), arrow_schema(columns)
@@ -45,7 +48,12 @@ def write_sessions(
         np.add.at(count_I, [*history, *target[-1:]], 1)
     count_I[0] = 0
     counts = save_counts(folder, count_I)
-    transform = {"source": "sessions", "counts": counts.model_dump()}
+    transform: dict[str, Any] = {"source": "sessions", "counts": counts.model_dump()}
+    if pairs:
+        of_users = {
+            user * items + item for user, history, target, *_ in splits["train"] for item in (*history, *target)
+        }
+        transform["seen"] = save_seen(folder, np.array(sorted(of_users))).model_dump()
     manifest(users, items, columns).model_copy(update={"splits": written, "transform": transform}).save(folder)
     return folder
 

@@ -55,6 +55,8 @@ class Batch(Pipelineable):
     """For a recurrent head, the lanes of the rows."""
     samples: Tensor | None = None
     """Sampled rows of the catalog, the same on all processes, int64 [S]."""
+    negatives: Tensor | None = None
+    """Rows of the catalog drawn for each target of these rows, int32 [V, N]."""
     step: int = 0
     """The global step in training, the step within the split in evaluation; from 0."""
 
@@ -85,9 +87,10 @@ class Batch(Pipelineable):
         self._map(lambda value: value.record_stream(stream))
 
     def _map(self, function: Callable[[Any], Any]) -> Self:
-        names = [field.name for field in fields(self) if field.name not in ("groups", "lanes", "samples", "step")]
+        apart = ("groups", "lanes", "samples", "negatives", "step")
+        names = [field.name for field in fields(self) if field.name not in apart]
         groups = self.groups and Groups(function(self.groups.present), function(self.groups.known))
         lanes = self.lanes and Lanes(*map(function, self.lanes))
-        samples = None if self.samples is None else function(self.samples)
+        samples, negatives = (None if of is None else function(of) for of in (self.samples, self.negatives))
         mapped = {name: function(getattr(self, name)) for name in names}
-        return replace(self, groups=groups, lanes=lanes, samples=samples, **mapped)
+        return replace(self, groups=groups, lanes=lanes, samples=samples, negatives=negatives, **mapped)

@@ -64,7 +64,7 @@ class Negatives:
     def of(
         cls, dataset: Dataset, seed: int, by: Literal["uniform", "popularity"] = "uniform", alpha: float = 1.0
     ) -> "Negatives":
-        """For a folder of `dist-rec prepare ratings` on a local disk; its pairs are verified, then mapped into memory.
+        """For a prepared folder with users on a local disk; its pairs are verified, then mapped into memory.
 
         Raises:
             UserError: if the folder has no seen pairs, or they are damaged.

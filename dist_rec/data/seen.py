@@ -1,4 +1,5 @@
-"""The (user, item) pairs of the training split: a file in the folders that `dist-rec prepare ratings` writes.
+"""The (user, item) pairs of the training split: a file in the folders that `dist-rec prepare ratings` writes, and
+`dist-rec prepare sessions` where there are users.
 
 Shapes: S pairs, each `user * items + item` of rows of the tables.
 """
@@ -36,5 +37,5 @@ def seen_pairs(dataset: Dataset) -> NDArray[np.int64]:
     """
     path, seen = Path(dataset.path, FILE), dataset.manifest.transform.get("seen")
     if seen is None:
-        raise UserError(f"{dataset.path} has no seen pairs: it was not prepared by `dist-rec prepare ratings`")
+        raise UserError(f"{dataset.path} has no seen pairs: prepare ratings, or sessions with users, to have them")
     return np.load(verified(path, seen["checksum"]), mmap_mode="r")

@@ -137,7 +137,7 @@ def top1_max(target_V: Tensor, sampled_VS: Tensor, same_VS: Tensor) -> Tensor:
     return loss_V.masked_fill(same_VS.all(1), 0)
 
 
-def sampled_logistic(scores: CatalogScores, targets: Ids, ids_S: Tensor) -> Tensor:
+def sampled_logistic(scores: CatalogScores, targets: Ids, ids_S: Tensor, own_VN: Tensor | None = None) -> Tensor:
     """-log σ(target) - mean over samples of log(1 - σ(sample)): the binary cross-entropy of Tang and Wang 2018,
     "Personalized Top-N Sequential Recommendation via Convolutional Sequence Embedding", section 3.4: [V].
 
@@ -145,13 +145,17 @@ def sampled_logistic(scores: CatalogScores, targets: Ids, ids_S: Tensor) -> Tens
         scores: scores of B queries.
         targets: rows of each query; samples that equal a target are left out of its mean.
         ids_S: sampled rows, the same on all processes.
+        own_VN: scores of N more samples of each target alone.
     """
     target_V, sampled_BS = scores.of_pairs(targets), scores.of_rows(ids_S)
     # A sample that equals the target has its score: the sum of a query's samples serves all of its targets.
     sampled_V = functional.softplus(sampled_BS).sum(1).index_select(0, scores.query_of(targets))
     copies_V = _copies(targets.values, ids_S)
     others_V = sampled_V - copies_V * functional.softplus(target_V)
-    return functional.softplus(-target_V) + others_V / (len(ids_S) - copies_V).clamp(min=1)
+    samples_V = len(ids_S) - copies_V
+    if own_VN is not None:
+        others_V, samples_V = others_V + functional.softplus(own_VN).sum(1), samples_V + own_VN.shape[1]
+    return functional.softplus(-target_V) + others_V / samples_V.clamp(min=1)
 
 
 def against_samples(scores: CatalogScores, targets: Ids, ids_S: Tensor) -> tuple[Tensor, Tensor, Tensor]:

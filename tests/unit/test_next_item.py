@@ -25,7 +25,12 @@ ITEMS = 9
 COUNTS = np.array([0, 5, 1, 0, 2, 8, 3, 1, 1])
 
 
-def batch_of(targets: list[list[int]], samples: list[int] | None = None, seen: list[list[int]] | None = None) -> Batch:
+def batch_of(
+    targets: list[list[int]],
+    samples: list[int] | None = None,
+    seen: list[list[int]] | None = None,
+    negatives: list[list[int]] | None = None,
+) -> Batch:
     columns = {"target": targets, **({} if seen is None else {"seen": seen})}
     values = [item for column in columns.values() for row in column for item in row]
     lengths = [len(row) for column in columns.values() for row in column]
@@ -38,6 +43,7 @@ def batch_of(targets: list[list[int]], samples: list[int] | None = None, seen: l
         weights=torch.ones(rows),
         scale=torch.tensor(1 / rows),
         samples=None if samples is None else torch.tensor(samples),
+        negatives=None if negatives is None else torch.tensor(negatives, dtype=torch.int32),
     )
 
 
@@ -99,6 +105,61 @@ def test_the_mean_over_rows_is_the_mean_over_targets(data: Path, samples: int) -
     assert loss_B[1] == 0
 
 
+def of_definition(loss: str, target: Tensor, samples_S: Tensor) -> Tensor:
+    """The loss of a target with some samples."""
+    match loss:
+        case "cross_entropy":
+            return functional.cross_entropy(torch.cat([target.view(1), samples_S]), torch.tensor(0))
+        case "logistic":
+            return functional.softplus(-target) + functional.softplus(samples_S).mean()
+        case "bpr":
+            return functional.softplus(samples_S - target).mean()
+        case "bpr_max":
+            p_S = samples_S.softmax(0)
+            return -(p_S @ (target - samples_S).sigmoid()).log() + p_S @ samples_S**2
+        case "top1":
+            return ((samples_S - target).sigmoid() + samples_S.square().sigmoid()).mean()
+        case _:
+            return samples_S.softmax(0) @ ((samples_S - target).sigmoid() + samples_S.square().sigmoid())
+
+
+LOSSES = ["cross_entropy", "logistic", "bpr", "bpr_max", "top1", "top1_max"]
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("samples", [[], [4, 1]])
+def test_each_target_is_compared_with_negatives_of_its_own(loss: str, samples: list[int]) -> None:
+    targets, negatives = [[5, 1], [], [4]], [[2, 3], [7, 8], [6, 6]]
+    s_QI, chosen = torch.randn(3, ITEMS), task(loss=loss, in_batch=False, samples=len(samples), negatives=2)
+    loss_B = chosen.loss(scores_of(s_QI), batch_of(targets, samples or None, negatives=negatives))
+    wanted_V = []
+    for row, target, own in ((0, 5, [2, 3]), (0, 1, [7, 8]), (2, 4, [6, 6])):
+        others = [*(item for item in samples if item != target), *own]
+        wanted_V.append(of_definition(loss, s_QI[row, target], s_QI[row, others]))
+    torch.testing.assert_close(loss_B, torch.stack([wanted_V[0] + wanted_V[1], torch.tensor(0.0), wanted_V[2]]))
+
+
+def test_negatives_are_no_items_of_the_user(tmp_path: Path) -> None:
+    items = {1: [1, 2, 3, 4, 5, 6], 2: [7, 8]}
+    windows = [(user, items[user][:-1], items[user][-1:]) for user in (1, 2)]
+    folder = write_sessions(tmp_path, {"train": windows}, users=3, items=ITEMS, pairs=True)
+    chosen = task(in_batch=False, samples=0, negatives=30)
+    transform = chosen.for_training(Dataset(folder), seed=0)
+    assert transform is not None
+    batch = batch_of([[6, 5], [8]])
+    batch.ids = KeyedJaggedTensor(
+        ["target", "user"], torch.tensor([6, 5, 8, 1, 2]), lengths=torch.tensor([2, 1, 1, 1]), stride=2
+    )
+    negatives_VN = transform(batch, 0).negatives
+    assert negatives_VN is not None
+    assert [sorted({*row}) for row in negatives_VN.tolist()] == [[7, 8], [7, 8], [1, 2, 3, 4, 5, 6]]
+
+
+def test_negatives_go_without_logq() -> None:
+    with pytest.raises(UserError, match=r"negatives = 2: logq corrects samples that all targets share"):
+        task(logq=True, negatives=2)
+
+
 @pytest.mark.parametrize("per_target", [False, True])
 @pytest.mark.parametrize("seen", [None, [[2, 5], [1], []]])
 def test_ranks_among_all_items_or_those_that_were_not_seen(per_target: bool, seen: list[list[int]] | None) -> None:
@@ -152,7 +213,7 @@ def test_samples_need_counts() -> None:
 
 
 def test_only_cross_entropy_does_without_samples() -> None:
-    with pytest.raises(UserError, match=r"task\.samples.*'bpr_max' compares with samples"):
+    with pytest.raises(UserError, match=r"task\.negatives.*'bpr_max' compares with samples"):
         NextItem.Config.parse({"loss": "bpr_max", "in_batch": False, "samples": 0}, "task.")
 
 

@@ -21,6 +21,7 @@ from dist_rec.cli.main import app
 from dist_rec.core.errors import UserError
 from dist_rec.data.counts import load_counts
 from dist_rec.data.loader import Loader, LoaderConfig
+from dist_rec.data.seen import seen_pairs
 from dist_rec.data.shards import Dataset
 from dist_rec.prepare import engine
 from dist_rec.prepare import lines as lines_module
@@ -235,6 +236,14 @@ def expected(
     first = list(dict.fromkeys(event.user for event in events))
     known = [user for user in trained if user is not None and trained[user]]
     found["users"] = sorted(known, key=lambda user: (-trained[user], first.index(user)))
+    found["pairs"] = sorted(
+        {
+            (found["users"].index(of.user) + 1, found["items"].index(item) + 1)
+            for of in all_of
+            if of.user is not None
+            for item in of.items[: of.cuts[0]]
+        }
+    )
     encoded = []
     for of in all_of:
         cuts = of.cuts
@@ -395,6 +404,8 @@ def check(tmp: Path, events: list[Event], split: Splitter, names: str, form: str
     assert ("user" in prepared.manifest.tables) == ("user" in names)
     if "user" in names:
         assert raw_ids(out, "user")[1:] == wanted["users"]
+        of_pair = [divmod(pair, len(wanted["items"]) + 1) for pair in seen_pairs(Dataset(out)).tolist()]
+        assert of_pair == wanted["pairs"]
     for name in SPLITS:
         assert rows(out, name) == wanted[name], name
     predictions = prepared.manifest.transform["predictions"]
@@ -861,7 +872,7 @@ def test_the_command_writes_the_same_bytes_each_time(tmp_path: Path) -> None:
     last = json.loads(ran.stdout.splitlines()[-1])
     assert last["splits"]["test"]["rows"] == Dataset(tmp_path / "one").manifest.splits["test"].rows
     files = [path.relative_to(tmp_path / "one") for path in (tmp_path / "one").rglob("*") if path.is_file()]
-    assert len(files) == 7
+    assert len(files) == 8
     for file in files:
         assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
 

@@ -75,6 +75,19 @@ class Sequences:
         begin_Q, train_Q, valid_Q, end_Q = (before[of] for of in (self.begin_Q, self.train_Q, self.valid_Q, self.end_Q))
         return Sequences(self.item_N[kept_N], begin_Q, train_Q, valid_Q, end_Q, self.user_Q)
 
+    def training_pairs(self, user_K: Ints, items: int) -> NDArray[np.int64]:
+        """The distinct pairs `user * items + item` of training, ascending.
+
+        Args:
+            user_K: the row of each user's code.
+            items: rows of the item table.
+        """
+        assert self.user_Q is not None
+        pair_S = np.repeat(user_K[self.user_Q].astype(np.int64) * items, self.train_Q - self.begin_Q)
+        pair_S += self.item_N[self.is_training()]
+        pair_S.sort()
+        return pair_S[np.diff(pair_S, prepend=-1) > 0]
+
     def numbered(self, item_K: Ints) -> "Sequences":
         """With rows of a table instead of the codes of items."""
         return replace(self, item_N=item_K[self.item_N])

@@ -16,6 +16,7 @@ from dist_rec.core.config import Config
 from dist_rec.core.errors import UserError
 from dist_rec.core.schema import Manifest, Split, Table
 from dist_rec.data.counts import Counts, save_counts
+from dist_rec.data.seen import Seen, save_seen
 from dist_rec.data.workers import Workers
 from dist_rec.prepare.engine import Source
 from dist_rec.prepare.lines import find_files
@@ -57,6 +58,8 @@ class Transform(Config):
     vocabulary: dict[str, str]
     """Checksum of every `vocabulary/<table>.txt`: on line k the id that became row k."""
     counts: Counts
+    seen: Seen | None = None
+    """What each user has in training."""
 
 
 @dataclass
@@ -133,9 +136,11 @@ class SessionFiles(Source[Encoded]):
             self._warn(fit, part, tally, lost)
         vocabulary = {"item": save_vocabulary(folder / "vocabulary" / "item.txt", fit.item_K, fit.items)}
         tables = {"item": Table(rows=fit.counts_I.size)}
+        seen = None
         if fit.user_K is not None:
             vocabulary["user"] = save_vocabulary(folder / "vocabulary" / "user.txt", fit.user_K, fit.users)
             tables["user"] = Table(rows=int(fit.user_K.max()) + 1)
+            seen = save_seen(folder, fit.sequences.training_pairs(fit.user_K, fit.counts_I.size))
         transform = Transform(
             options=self.options,
             split=self.splitter.model_dump(exclude_none=True),
@@ -143,6 +148,7 @@ class SessionFiles(Source[Encoded]):
             left_out=self._left_out,
             vocabulary=vocabulary,
             counts=save_counts(folder, fit.counts_I),
+            seen=seen,
         )
         return Manifest(
             columns=of_columns, tables=tables, splits=splits, transform=transform.model_dump(exclude_none=True)
