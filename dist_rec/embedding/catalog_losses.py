@@ -7,9 +7,11 @@ Shapes: B queries of this process, V targets of all of them end to end, S sample
 """
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from dist_rec.core.head import Ids
@@ -90,11 +92,36 @@ def sampled_softmax(
         target_log_q_V: log probability of each target in one draw, to correct its score; None: no correction.
     """
     samples = math.log(max(1, sampled_VS.shape[1]))
-    if log_q_S is not None:
-        sampled_VS = sampled_VS - log_q_S - samples
     if target_log_q_V is not None:
         target_V = target_V - target_log_q_V - samples
-    return functional.softplus(sampled_VS.masked_fill(same_VS, LEFT_OUT).logsumexp(1) - target_V)
+    shift_S = sampled_VS.new_zeros(()) if log_q_S is None else log_q_S + samples
+    return functional.softplus(_LogSumExp.apply(sampled_VS, shift_S, same_VS) - target_V)
+
+
+class _LogSumExp(torch.autograd.Function):
+    """log Σ exp(sample - shift) over the samples that are not the target, [V].
+
+    Autograd would make a matrix of samples for each operation, and with hundreds of targets those are most of a step;
+    here there is one, written over until it is the gradient.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, sampled_VS: Tensor, shift_S: Tensor, same_VS: Tensor) -> Tensor:
+        if not sampled_VS.numel():
+            return sampled_VS.new_full((len(sampled_VS),), LEFT_OUT)
+        p_VS = (sampled_VS - shift_S).masked_fill_(same_VS, LEFT_OUT)
+        largest_V1 = p_VS.amax(1, keepdim=True)
+        total_V1 = p_VS.sub_(largest_V1).exp_().sum(1, keepdim=True)
+        ctx.save_for_backward(p_VS, total_V1)
+        return (largest_V1 + total_V1.log()).squeeze(1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, None, None]:
+        if not ctx.saved_tensors:
+            return None, None, None
+        p_VS, total_V1 = ctx.saved_tensors
+        return p_VS.mul_(grads[0].unsqueeze(1) / total_V1), None, None
 
 
 def bpr(target_V: Tensor, sampled_VS: Tensor, same_VS: Tensor) -> Tensor:
