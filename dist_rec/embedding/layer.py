@@ -20,6 +20,7 @@ from dist_rec.core.batch import Batch
 from dist_rec.core.head import Inputs, Lookup, Sequence
 from dist_rec.core.noise import noise
 from dist_rec.core.table_name import TableName
+from dist_rec.embedding.local import local_bags, local_sequences
 from dist_rec.embedding.tables import EmbeddingTable
 from dist_rec.embedding.updates import Update
 
@@ -39,6 +40,8 @@ class EmbeddingLayer(nn.Module):
         self.dims = {table.name: table.dim for table in tables}
         self.updates: dict[TableName, Update] = {}
         """Update of each table; known once the layer is sharded."""
+        self.is_local = False
+        """Whether lookups go straight to the kernels, since this process has all tables."""
         bags = [table for table in tables if table.pooling != "none" and not table.weighted]
         weighted = [table for table in tables if table.pooling != "none" and table.weighted]
         sequences = [table for table in tables if table.pooling == "none"]
@@ -55,17 +58,21 @@ class EmbeddingLayer(nn.Module):
     def forward(self, batch: Batch) -> Inputs:
         """Looks up a batch of B rows; see `Inputs` for the shapes."""
         pooled, sequences = {}, {}
-        found = []
+        found: list[KeyedTensor] = []
         if self.bags is not None:
-            found.append(self.bags(batch.ids))
+            found += self._sums(self.bags, batch.ids)
         if self.weighted_bags is not None:
             weighted_ids = batch.weighted_ids if self.drop_ids is None else self.drop_ids(batch.weighted_ids)
-            found.append(self.weighted_bags(weighted_ids))
+            found += self._sums(self.weighted_bags, weighted_ids)
         if self.regroup is not None:
             pooled = self.regroup(found, batch.rows, batch.ids, batch.weighted_ids)
         if self.sequences is not None:
-            sequences = self.split(self.sequences(batch.ids), batch.rows)
+            of_keys = local_sequences(self.sequences, batch.ids) if self.is_local else self.sequences(batch.ids)
+            sequences = self.split(of_keys, batch.rows)
         return Inputs(dense=batch.dense, pooled=pooled, sequences=sequences, step=batch.step)
+
+    def _sums(self, collection: nn.Module, ids: KeyedJaggedTensor) -> list[KeyedTensor]:
+        return local_bags(collection, ids) if self.is_local else [collection(ids)]
 
 
 def embedding_layer(model: nn.Module) -> EmbeddingLayer:
