@@ -219,6 +219,11 @@ def test_sharded_equals_unsharded(sharding: str, world: int, optimizer: str) -> 
     check(config(sharding, optimizer), world)
 
 
+@pytest.mark.parametrize("sharding", SHARDINGS)
+def test_one_process_that_calls_the_kernels_itself(sharding: str) -> None:
+    check(config(sharding, "sgd" if sharding == "data_parallel" else "adam"), 1, steps=2)
+
+
 @pytest.mark.parametrize("sharding", SHARDINGS[:-1])
 @pytest.mark.parametrize("optimizer", ["adam", "ftrl"])
 def test_row_rules(sharding: str, optimizer: str) -> None:
