@@ -1,7 +1,9 @@
 """`dist-rec reproduce`: a table of a list of configs, trained with several seeds, beside published results."""
 
+import math
 from collections.abc import Iterable
 from pathlib import Path
+from statistics import mean, stdev
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -68,11 +70,20 @@ def _markdown(study: "Study", rows: list["Row"]) -> Iterable[str]:
 
 
 def _spread(values: list[float]) -> str:
-    """The mean, and for several seeds the range in brackets."""
+    """The mean; of three seeds or more with half of its 95 % interval; and for several the range in brackets."""
     if not values:
         return ""
-    mean = f"{sum(values) / len(values):.4f}"
-    return mean if len(values) == 1 else f"{mean} ({min(values):.4f}–{max(values):.4f})"
+    shown = f"{mean(values):.4f}"
+    if len(values) > 2:
+        shown += f" ± {_half_interval(values):.4f}"
+    return shown if len(values) == 1 else f"{shown} ({min(values):.4f}–{max(values):.4f})"
+
+
+def _half_interval(values: list[float]) -> float:
+    """Half of the 95 % confidence interval of the mean, by Student's t."""
+    from scipy.stats import t
+
+    return float(t.ppf(0.975, len(values) - 1)) * stdev(values) / math.sqrt(len(values))
 
 
 def _line(cells: Iterable[Any]) -> str:

@@ -23,13 +23,14 @@ from dist_rec.core.batch import Batch
 from dist_rec.core.errors import UserError
 from dist_rec.core.head import Lanes
 from dist_rec.data.ahead import ahead
-from dist_rec.data.columns import Block, Layout, Rows, decode
+from dist_rec.data.columns import Block, Jagged, Layout, Rows, decode
 from dist_rec.data.lane_order import LaneOrder
 from dist_rec.data.loader import LoaderConfig
 from dist_rec.data.order import Int64, end_to_end, streams_of
 from dist_rec.data.shards import Dataset
 
 NO_TARGET = -1
+_EMPTY = Jagged(np.empty(0, np.int32), np.empty(0, np.int32), None)
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,8 @@ class Columns:
     """Categorical columns, whose id every event of a row has; the unit among them."""
     unit: str | None = None
     """The categorical column whose consecutive, equal rows are a unit, unless unknown; None: each row is one."""
+    bags: tuple[str, ...] = ()
+    """Bags of a row, which its events with a target have, such as of what is not recommended again."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,9 @@ class _Events:
     """Of each column, [E]; categorical ones repeat their row's id."""
     target: NDArray[np.int32]
     """[E], or `NO_TARGET`."""
+    row: Int64
+    """[E], the row of each in `bags`."""
+    bags: dict[str, Jagged]
     starts_session: NDArray[np.bool_]
     starts_unit: NDArray[np.bool_]
     units: Int64
@@ -104,7 +110,7 @@ class LaneLoader:
             raise UserError(f"{world} processes, but {lanes} lanes: raise the batch, or start fewer processes")
         self._dataset, self._prefetch, self._columns = dataset, config.prefetch, columns
         self._split, self._world, self._transform = split, world, transform
-        self._layout = Layout.of(dataset.manifest, (*columns.events, columns.targets, *columns.rows))
+        self._layout = Layout.of(dataset.manifest, (*columns.events, columns.targets, *columns.rows, *columns.bags))
         self._lanes = streams_of(rank, world, lanes)
         unit_R, events_R, targets_R = self._measure()
         units = int(unit_R[-1]) + 1 if len(unit_R) else 0
@@ -155,14 +161,18 @@ class LaneLoader:
         place, events = step % self.steps_per_epoch, self._events
         ids = [column[event_B] for column in events.ids.values()]
         target_B = events.target[event_B]
-        lengths = np.zeros((len(ids) + 1, self._order.most_rows(place, self._world)), np.int32)
-        lengths[:, : len(event_B)] = 1
-        lengths[-1, : len(event_B)] = target_B != NO_TARGET
-        values = np.concatenate([*ids, target_B[target_B != NO_TARGET]], dtype=np.int64)
+        has_target_B = target_B != NO_TARGET
+        bags = [bag.take(events.row[event_B[has_target_B]]) for bag in events.bags.values()]
+        lengths = np.zeros((len(ids) + 1 + len(bags), self._order.most_rows(place, self._world)), np.int32)
+        lengths[: len(ids), : len(event_B)] = 1
+        lengths[len(ids), : len(event_B)] = has_target_B
+        for row, bag in enumerate(bags, len(ids) + 1):
+            lengths[row, np.flatnonzero(has_target_B)] = bag.lengths
+        values = np.concatenate([*ids, target_B[has_target_B], *(bag.values for bag in bags)], dtype=np.int64)
         return Batch(
             dense=torch.zeros(len(event_B), 0),
             ids=KeyedJaggedTensor(
-                keys=[*events.ids, self._columns.targets],
+                keys=[*events.ids, self._columns.targets, *events.bags],
                 values=torch.from_numpy(values),
                 lengths=torch.from_numpy(lengths.reshape(-1)),
                 stride=lengths.shape[1],
@@ -215,6 +225,7 @@ class LaneLoader:
         mine_R = ((lane_U >= lanes.start) & (lane_U < lanes.stop))[unit_R]
         names = (*self._layout.categorical, *self._columns.events)
         ids: dict[str, list[Any]] = {name: [np.empty(0, np.int32)] for name in names}
+        bags: dict[str, list[Jagged]] = {name: [_EMPTY] for name in self._columns.bags}
         target_E, length_R, row = [np.empty(0, np.int32)], [np.empty(0, np.int64)], 0
         for _, rows in self._read():
             kept = np.flatnonzero(mine_R[row : row + len(rows)])
@@ -229,6 +240,8 @@ class LaneLoader:
                 ids[name].append(np.repeat(rows.categorical[kept, place], lengths))
             for name in self._columns.events:
                 ids[name].append(jagged[name].values)
+            for name in self._columns.bags:
+                bags[name].append(jagged[name])
         lengths, unit_K = np.concatenate(length_R), unit_R[mine_R]
         first_K = lengths.cumsum() - lengths
         units, place_U = np.unique(unit_K, return_index=True)
@@ -236,7 +249,18 @@ class LaneLoader:
         starts_session[first_K[lengths > 0]] = True
         starts_unit[first_K[place_U]] = True
         joined = {name: np.concatenate(parts) for name, parts in ids.items()}
-        return _Events(joined, np.concatenate(target_E), starts_session, starts_unit, units, first_K[place_U])
+        joined_bags = {name: Jagged.concatenate(parts) for name, parts in bags.items()}
+        row_E = np.repeat(np.arange(len(lengths)), lengths) if bags else np.empty(0, np.int64)
+        return _Events(
+            joined,
+            np.concatenate(target_E),
+            row_E,
+            joined_bags,
+            starts_session,
+            starts_unit,
+            units,
+            first_K[place_U],
+        )
 
     def _read(self) -> Iterator[tuple[Block, Rows]]:
         first_row, previous = 0, None

@@ -1,6 +1,6 @@
 """The specification of a run: a config resolved against the manifest of the data."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -74,7 +74,8 @@ class Spec:
         how: dict[str, Any] = {"shuffle": shuffle, "transform": transform, **place}
         if self.lanes is None:
             return Loader(dataset, split, config.data, batch=batch, features=features, **how)
-        return LaneLoader(dataset, split, config.data, lanes=batch, columns=self.lanes, **how)
+        read = replace(self.lanes, bags=tuple(name for name in self.lanes.bags if name in features))
+        return LaneLoader(dataset, split, config.data, lanes=batch, columns=read, **how)
 
     def _features(self, of_task: tuple[str, ...]) -> tuple[str, ...]:
         """The id columns that head and task read."""
@@ -119,10 +120,18 @@ def _lane_columns(
                 f"head {head!r} reads sessions event by event: column {name!r} must be {' or '.join(needed[name])}, "
                 f"and it is {kind}; prepare the data with `dist-rec prepare sessions`"
             )
-    for name in task.evaluation_columns:
-        raise UserError(f"head {head!r} reads sessions event by event, and the task reads {name!r} by rows; unset it")
+    bags = task.evaluation_columns
+    for name in bags:
+        if manifest.column(name).kind != "bag":
+            raise UserError(f"head {head!r} reads sessions event by event: the task's column {name!r} must be a bag")
+    if task.training_columns:
+        raise UserError(
+            f"head {head!r} reads sessions event by event, and the task's {', '.join(task.training_columns)} by rows; "
+            "draw samples instead of negatives"
+        )
     events = tuple(name for name, kind in kinds.items() if kind == "sequence" and name != targets)
-    return Columns(events, targets, tuple(name for name, kind in kinds.items() if kind == "categorical"), unit)
+    rows = tuple(name for name, kind in kinds.items() if kind == "categorical")
+    return Columns(events, targets, rows, unit, bags)
 
 
 def _check_columns(task: Task, manifest: Manifest) -> None:

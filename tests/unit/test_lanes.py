@@ -14,7 +14,7 @@ from dist_rec.data.lane_order import LaneOrder
 from dist_rec.data.lanes import Columns, LaneLoader
 from dist_rec.data.loader import LoaderConfig
 from dist_rec.data.shards import Dataset
-from tests.small_sessions import Session, write_sessions
+from tests.small_sessions import WINDOW_COLUMNS, Session, write_sessions
 
 USERS, ITEMS = 6, 50
 Event = tuple[int, int, int | None, bool, bool]
@@ -79,7 +79,7 @@ def events_in(batch: Batch, first_lane: int) -> list[Event]:
 
 
 def loaders(folder: Path, lanes: int, world: int, by_user: bool, shuffle: bool = True) -> list[LaneLoader]:
-    columns = Columns(("history",), "target", *([("user",), "user"] if by_user else []))
+    columns = Columns(("history",), "target", ("user",), "user") if by_user else Columns(("history",), "target")
     config = LoaderConfig(path=str(folder))
     return [
         LaneLoader(
@@ -113,6 +113,31 @@ def test_every_event_is_where_the_reference_has_it(
             assert [loader.share(step)[1] for loader in made] == [batch.rows for batch in batches]
             assert made[0].global_rows(step) == len(expected[step])
             assert {batch.ids.stride() for batch in batches} == {max(batch.rows for batch in batches)}
+
+
+@settings(max_examples=30)
+@given(SESSIONS, st.integers(1, 5), st.integers(1, 3), st.integers(0, 99))
+def test_what_is_to_be_predicted_has_the_bags_of_its_row(
+    sessions: list[Session], lanes: int, world: int, seed: int
+) -> None:
+    world, rng = min(world, lanes), np.random.default_rng(seed)
+    # Each row's first seen item is its number.
+    bags = [[row + 1, *rng.integers(1, 9, rng.integers(0, 4))] for row in range(len(sessions))]
+    items = max(ITEMS, len(sessions) + 1)
+    with tempfile.TemporaryDirectory() as folder:
+        rows = [(*session, bag) for session, bag in zip(sessions, bags, strict=True)]
+        write_sessions(Path(folder), {"train": rows}, USERS, items, columns=WINDOW_COLUMNS)
+        columns, config = Columns(("history",), "target", bags=("seen",)), LoaderConfig(path=folder)
+        found = []
+        for rank in range(world):
+            loader = LaneLoader(Dataset(folder), "train", config, lanes=lanes, columns=columns, rank=rank, world=world)
+            for batch in loader.batches(0, loader.steps_per_epoch):
+                target, seen = batch.column("target"), batch.column("seen")
+                assert (seen.lengths[target.lengths == 0] == 0).all()
+                of_rows = seen.values.split(seen.lengths[target.lengths == 1].tolist())
+                found += [(int(target), bag.tolist()) for target, bag in zip(target.values, of_rows, strict=True)]
+    expected = [(target, bag) for (_, _, targets), bag in zip(sessions, bags, strict=True) for target in targets]
+    assert sorted(found) == sorted(expected)
 
 
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=200).filter(any), st.integers(1, 20))

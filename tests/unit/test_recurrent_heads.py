@@ -139,7 +139,7 @@ def test_a_further_session_has_gradients_to_every_parameter(name: str, settings:
         ({"target": "categorical"}, {"name": "gru4rec"}, {}, "'target' must be sequence, and it is categorical"),
         ({}, {"name": "hrnn", "user": "history"}, {}, "'history' must be categorical, and it is sequence"),
         ({}, {"name": "hrnn", "user": "visitor"}, {}, "no column 'visitor'"),
-        ({}, {"name": "gru4rec"}, {"seen": "history"}, "the task reads 'history' by rows; unset it"),
+        ({}, {"name": "gru4rec"}, {"seen": "history"}, "the task's column 'history' must be a bag"),
     ],
 )
 def test_data_that_are_no_sessions_are_refused(
