@@ -41,6 +41,18 @@ def _names(lookup: Any) -> tuple[list[str], list[str], list[int]]:
 
 
 def _of(ids: KeyedJaggedTensor, features: list[str]) -> KeyedJaggedTensor:
-    """The ids of some features in order."""
+    """The ids of some features in order; neighbours are viewed, since `permute` copies all of them."""
     known = ids.keys()
-    return ids if known == features else ids.permute([known.index(feature) for feature in features])
+    places = [known.index(feature) for feature in features]
+    first, end = places[0], places[-1] + 1
+    if places != [*range(first, end)]:
+        return ids.permute(places)
+    bounds, stride, weights = ids.offset_per_key(), ids.stride(), ids.weights_or_none()
+    values = slice(bounds[first], bounds[end])
+    return KeyedJaggedTensor(
+        features,
+        ids.values()[values],
+        None if weights is None else weights[values],
+        ids.lengths()[first * stride : end * stride],
+        stride=stride,
+    )

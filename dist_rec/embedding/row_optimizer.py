@@ -85,6 +85,7 @@ class _RowTables:
         self._first_row_F = torch.tensor([first_rows[table] for table in module.feature_table_map]).to(shards[0].device)
         self._tied = [(first_rows[table], catalog) for table, catalog in tied]
         self._gradients: list[tuple[Tensor, Tensor]] = []
+        self._distinct = False
         if not fused_state:
             for name, state_RD in zip(update.rule.state, self._state, strict=True):
                 add_state(kernel, name, state_RD.split(rows))
@@ -117,24 +118,32 @@ class _RowTables:
         bags = (len(offsets) - 1) // features
         lengths = offsets.diff()
         rows_V = indices + self._first_row_F.repeat_interleave(lengths.view(features, bags).sum(1))
+        if not self._is_pooled and per_sample_weights is None:
+            self._add(rows_V, gradient.reshape(-1, dim), distinct=False)
+            return
         if self._is_pooled:
             # The gradient of bag (f, b) is row (b, f).
             place = torch.arange(bags * features, device=rows_V.device).view(bags, features).t().reshape(-1)
             place_V = place.repeat_interleave(lengths)
         else:
             place_V = torch.arange(len(rows_V), device=rows_V.device)
-        self._gradients.append(row_gradients(rows_V, place_V, gradient.reshape(-1, dim), per_sample_weights))
+        self._add(*row_gradients(rows_V, place_V, gradient.reshape(-1, dim), per_sample_weights), distinct=True)
+
+    def _add(self, rows_V: Tensor, gradient_VD: Tensor, distinct: bool) -> None:
+        """Adds gradients of rows, which are distinct and ascending or not, to those of the next step."""
+        self._distinct = distinct and not self._gradients
+        self._gradients.append((rows_V, gradient_VD))
 
     def step(self) -> None:
         for first_row, catalog in self._tied:
             if (gradient := catalog.take_tied_gradient()) is not None:
                 rows_V, gradient_VD = by_row(gradient)
-                self._gradients.append((rows_V + first_row, gradient_VD / dist.get_world_size()))
+                self._add(rows_V + first_row, gradient_VD / dist.get_world_size(), distinct=False)
         if not self._gradients:
             return
         self._step += 1
         rows_U, gradient_UD = self._gradients[0]
-        if self._tied or len(self._gradients) > 1:
+        if not self._distinct:
             rows_U, gradient_UD = sum_by_row(*(torch.cat(tensors) for tensors in zip(*self._gradients, strict=True)))
         self._gradients = []
         matrices = [self._weights_RD, *self._state]
