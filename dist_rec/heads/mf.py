@@ -2,7 +2,8 @@
 
 A rating is μ + b_u + b_i + p_u·q_i (equation 4), or p_u·q_i alone (equation 1). Under the task `implicit` with
 `loss = "bpr"` the same score is BPR-MF: Rendle et al. 2009, "BPR: Bayesian Personalized Ranking from Implicit Feedback"
-(section 4.3.1). The penalty on biases and factors is `embedding.weight_decay`.
+(section 4.3.1); with `loss = "squared"` it is fitted to 1 for chosen items and to 0 for drawn ones. The penalty on
+biases and factors is `embedding.weight_decay`.
 
 Shapes: B rows, F = 2 features (user and item), D factors.
 """

@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 from torch import Tensor
 from torch.nn import functional
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
@@ -29,14 +29,17 @@ USER, ITEM, CANDIDATES = "user", "item", "candidates"
 
 
 class Implicit(task.Task):
-    """Log loss or BPR against drawn negatives."""
+    """Log loss, squared loss or BPR against drawn negatives."""
 
     class Config(RankingConfig):
         """Settings of the loss, the negatives and the ranking."""
 
         name: Literal["implicit"] = "implicit"
-        loss: Literal["logistic", "bpr"] = "logistic"
-        """Binary cross-entropy of each member of a group, or of each pair of the positive and a negative (BPR)."""
+        loss: Literal["logistic", "squared", "bpr"] = "logistic"
+        """Binary cross-entropy or weighted squared error of each member of a group, or BPR: binary cross-entropy of
+        each pair of the positive and a negative."""
+        negative_weight: float = Field(1.0, gt=0)
+        """w of the negatives in the squared loss, Σ w (y - ŷ)²; the positives have w = 1."""
         negatives: int = Field(4, gt=0)
         """Items drawn for each positive in every step, from those that the user does not have in training."""
         by: Literal["uniform", "popularity"] = "uniform"
@@ -49,6 +52,14 @@ class Implicit(task.Task):
         """Lengths of the lists that metrics are computed of."""
         best: str = Field("ndcg@10", validate_default=True)
         """The metric that early stopping and the best checkpoint go by."""
+
+        @field_validator("negative_weight")
+        @classmethod
+        def _is_used(cls, weight: float, info: ValidationInfo) -> float:
+            loss = info.data.get("loss")
+            if weight != 1 and loss in ("logistic", "bpr"):
+                raise ValueError(f"loss {loss!r} does not weight negatives; leave it at 1, or set loss to 'squared'")
+            return weight
 
     judges = ("rows",)
 
@@ -79,6 +90,8 @@ class Implicit(task.Task):
             return functional.softplus(scores_QG[:, 1:] - scores_QG[:, :1]).mean(1)
         chosen_QG = torch.zeros_like(scores_QG)
         chosen_QG[:, 0] = 1
+        if self.config.loss == "squared":
+            return weighted_squared_error(scores_QG, chosen_QG, self.config.negative_weight).mean(1)
         return functional.binary_cross_entropy_with_logits(scores_QG, chosen_QG, reduction="none").mean(1)
 
     def evidence(self, scores: Tensor, batch: Batch) -> task.Evidence:
@@ -89,6 +102,18 @@ class Implicit(task.Task):
     def metrics(self, device: torch.device) -> RankingMetrics:
         """Hit rate, NDCG, recall and precision at the cutoffs; MRR, MAP and AUC."""
         return RankingMetrics(device, self.config.cutoffs)
+
+
+def weighted_squared_error(scores_QG: Tensor, chosen_QG: Tensor, negative_weight: float) -> Tensor:
+    """w (y - ŷ)² of each member, [Q, G]: He et al. 2017, "Neural Collaborative Filtering", equation 5.
+
+    Args:
+        scores_QG: ŷ, the head's scores as they are, without a sigmoid.
+        chosen_QG: y, 1 for the chosen items and 0 for the others.
+        negative_weight: w of the others; the chosen items have w = 1.
+    """
+    weight_QG = chosen_QG + negative_weight * (1 - chosen_QG)
+    return weight_QG * (chosen_QG - scores_QG).square()
 
 
 def evidence_of(scores_QG: Tensor, groups: Groups) -> task.Evidence:

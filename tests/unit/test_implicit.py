@@ -14,12 +14,14 @@ from dist_rec.baselines.pop import Pop
 from dist_rec.baselines.ranked import _among_candidates, seen_matrix
 from dist_rec.core.batch import Batch
 from dist_rec.core.errors import UserError
+from dist_rec.core.head import Inputs, find_head
 from dist_rec.data.loader import Loader, LoaderConfig
 from dist_rec.data.shards import Dataset
 from dist_rec.prepare.engine import prepare
 from dist_rec.prepare.ratings.source import Options, RatingFiles
 from dist_rec.prepare.ratings.split import splitter
 from dist_rec.tasks.implicit import Implicit
+from dist_rec.train.recommender import Objective, Precise
 from dist_rec.train.spec import _check_columns
 
 USERS, ITEMS, EACH, CANDIDATES = 12, 30, 7, 5
@@ -162,3 +164,76 @@ def test_losses_by_their_definitions(dataset: Dataset) -> None:
     for loss, expected_Q in (("logistic", logistic_Q), ("bpr", bpr_Q)):
         task = Implicit(Implicit.Config(loss=loss, negatives=2))
         torch.testing.assert_close(task.loss(scores_QG.view(-1), batch), expected_Q)
+
+
+LOSSES = ("logistic", "bpr", "squared")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_squared_loss_and_its_gradient_are_those_of_a_plain_computation(dataset: Dataset, dtype: torch.dtype) -> None:
+    weight, task = 0.3, Implicit(Implicit.Config(loss="squared", negative_weight=0.3, negatives=2))
+    batch = batches(dataset, task, "train")[0]
+    rows = len(batch.labels)
+    scores = torch.randn(rows * 3, dtype=dtype, requires_grad=True)
+    loss_Q = task.loss(scores, batch)
+    loss_Q.sum().backward()
+    assert loss_Q.dtype == dtype and scores.grad is not None
+    of_groups = scores.detach().view(rows, 3).tolist()
+    plain = [((1 - first) ** 2 + weight * second**2 + weight * third**2) / 3 for first, second, third in of_groups]
+    slopes = [(2 / 3 * (one - 1), 2 / 3 * weight * two, 2 / 3 * weight * three) for one, two, three in of_groups]
+    torch.testing.assert_close(loss_Q, torch.tensor(plain, dtype=dtype))
+    torch.testing.assert_close(scores.grad.view(rows, 3), torch.tensor(slopes, dtype=dtype))
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_loss_of_the_global_batch_is_the_mean_over_processes(dataset: Dataset, loss: str) -> None:
+    task = Implicit(Implicit.Config(loss=loss, negatives=3))
+    objective, score = Objective(task), torch.randn(USERS + 1, ITEMS + 1)
+
+    def loss_of(batch: Batch) -> torch.Tensor:
+        scores = score[pairs(batch, 1).flatten(0, 1).unbind(1)]
+        return objective(scores, scores, batch)[0]
+
+    dealt = zip(*(batches(dataset, task, "train", rank, 3) for rank in range(3)), strict=True)
+    for batch, parts in zip(batches(dataset, task, "train"), dealt, strict=True):
+        torch.testing.assert_close(loss_of(batch), sum(map(loss_of, parts)) / 3)
+
+
+@pytest.mark.parametrize(("name", "settings"), [("mf", {}), ("mf", {"biases": False}), ("neumf", {})])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp64"])
+def test_heads_learn_from_the_squared_loss(dataset: Dataset, name: str, settings: dict, precision: str) -> None:
+    torch.manual_seed(0)
+    task = Implicit(Implicit.Config(loss="squared", negative_weight=0.5, negatives=2))
+    batch, head = batches(dataset, task, "train")[0], find_head(name)
+    config = head.Config(**settings)
+    precise = Precise(head(config, dataset.manifest), precision, torch.device("cpu"))
+    pooled = {x.name: torch.randn(batch.rows, 2, x.dim) / 10 for x in head.lookups(config, dataset.manifest)}
+    for x_BFD in pooled.values():
+        x_BFD.requires_grad_()
+    optimizer = torch.optim.Adam([*precise.parameters(), *pooled.values()], lr=0.05)
+    losses = []
+    for _ in range(40):
+        optimizer.zero_grad()
+        scores = precise(Inputs(dense=batch.dense, pooled=pooled), batch)
+        loss, output = Objective(task)(scores, scores, batch)
+        loss.backward()
+        optimizer.step()
+        losses.append(float(output.loss))
+    assert losses[-1] < 0.25 * losses[0]
+
+
+def test_places_do_not_depend_on_the_loss(dataset: Dataset) -> None:
+    squared, logistic = (Implicit(Implicit.Config(loss=loss)) for loss in ("squared", "logistic"))
+    batch = batches(dataset, squared, "test")[0]
+    scores = torch.randn(batch.rows)
+    for one, other in zip(squared.evidence(scores, batch), logistic.evidence(scores, batch), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_weights_of_negatives_are_checked() -> None:
+    with pytest.raises(UserError, match=r"task\.negative_weight"):
+        Implicit.Config.parse({"loss": "squared", "negative_weight": 0.0}, "task.")
+    with pytest.raises(UserError, match="loss 'bpr' does not weight negatives; leave it at 1, or set loss"):
+        Implicit.Config.parse({"loss": "bpr", "negative_weight": 0.5}, "task.")
+    assert Implicit.Config.parse({"loss": "squared", "negative_weight": 0.5}).negative_weight == 0.5
+    assert Implicit.Config.parse({"loss": "bpr", "negative_weight": 1.0}).negative_weight == 1
