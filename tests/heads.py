@@ -28,6 +28,6 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
     ],
     "wide_deep": [{}, {"parts": "wide"}, {"parts": "deep"}, {"wide": ["user", "tags"], "deep": ["item"]}],
 }
-SEQUENCES = ("gru4rec", "hrnn", "caser", "sasrec", "hstu")
+SEQUENCES = ("gru4rec", "hrnn", "caser", "session_mf", "sasrec", "hstu")
 """Heads of sessions, whose tests are `tests.distributed.test_sequence_heads`."""
 CASES = [(name, settings) for name in head_names() if name not in SEQUENCES for settings in SETTINGS.get(name, [{}])]

@@ -9,7 +9,6 @@ Shapes: R rows of a matrix, U of them touched, D columns, V lookups.
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -24,8 +23,10 @@ CHUNK = 16384
 class RowRule(ABC):
     """An element-wise update that keeps padding zero: weight, gradient and state of zero give a weight of zero."""
 
-    state: ClassVar[tuple[str, ...]]
-    """Names of the state tensors; where FBGEMM has the rule, TorchRec's names for its state."""
+    @property
+    @abstractmethod
+    def state(self) -> tuple[str, ...]:
+        """Names of the state tensors; where FBGEMM has the rule, TorchRec's names for its state."""
 
     def initial_state(self, w_RD: Tensor) -> list[Tensor]:
         """State of a matrix before the first step, in the order of `self.state`."""
@@ -85,6 +86,29 @@ class RowWiseAdagrad(RowRule):
         (n_U,) = state
         n_U.add_(g_UD.square().mean(1))
         w_UD.addcdiv_(g_UD, n_U.sqrt().add_(self.eps).unsqueeze(1), value=-lr)
+
+
+@dataclass(frozen=True)
+class Momentum(RowRule):
+    """v ← μv + Δ, w ← w + v, where Δ is what SGD or Adagrad would add to the weights; other rows stand still.
+
+    As in the code of Hidasi et al. 2016, "Session-based Recommendations with Recurrent Neural Networks": v includes the
+    learning rate. There Adagrad divides by √(n + eps), here by √n + eps, as without momentum.
+    """
+
+    rule: SGD | Adagrad
+    momentum: float
+
+    @property
+    def state(self) -> tuple[str, ...]:
+        """See `RowRule.state`."""
+        return (*self.rule.state, "velocity")
+
+    def update(self, w_UD: Tensor, g_UD: Tensor, state: list[Tensor], lr: float, step: int) -> None:
+        """See `RowRule.update`."""
+        *state, v_UD = state
+        self.rule.update(v_UD.mul_(self.momentum), g_UD, state, lr, step)
+        w_UD.add_(v_UD)
 
 
 @dataclass(frozen=True)
@@ -208,14 +232,19 @@ class Rows:
         self.rule.update(weights, gradient, state, lr, step)
 
 
+def with_momentum(rule: SGD | Adagrad, momentum: float) -> RowRule:
+    """The rule itself if momentum is 0."""
+    return Momentum(rule, momentum) if momentum else rule
+
+
 def row_update(settings: TableSettings) -> Rows:
     """The row rule and the L2 of a table's settings."""
     rule: RowRule
     match settings.optimizer:
         case "sgd":
-            rule = SGD()
+            rule = with_momentum(SGD(), settings.momentum)
         case "adagrad":
-            rule = Adagrad(settings.eps)
+            rule = with_momentum(Adagrad(settings.eps), settings.momentum)
         case "rowwise_adagrad":
             rule = RowWiseAdagrad(settings.eps)
         case "adam":

@@ -18,6 +18,7 @@ from dist_rec.core.table_name import TableName
 
 Sharding = Literal["auto", "table_wise", "row_wise", "column_wise", "table_row_wise", "grid", "data_parallel"]
 OptimizerName = Literal["rowwise_adagrad", "adagrad", "adam", "sgd", "ftrl"]
+WITH_MOMENTUM = ("sgd", "adagrad")
 INIT_ROWS = 1 << 16
 # FBGEMM's CUDA kernels move vectors of four floats.
 DIM_MULTIPLE = 4
@@ -36,6 +37,8 @@ class TableSettings(Config):
     """Decay of Adam's first moment."""
     beta2: float = Field(0.999, ge=0, lt=1)
     """Decay of Adam's second moment."""
+    momentum: float = Field(0.0, ge=0, lt=1)
+    """μ of SGD and Adagrad: the share of its last step that a row goes on by, each time that it is in the batch."""
     l1: float = Field(0.0, ge=0)
     """λ₁ of FTRL: a weight is 0 as long as the sum of its gradients is below it."""
     l2: float = Field(0.0, ge=0)
@@ -69,6 +72,9 @@ class EmbeddingConfig(TableSettings):
         Args:
             table: name of the table.
             init: the head's request.
+
+        Raises:
+            UserError: if they have momentum, and an optimizer that takes none.
         """
         values = {name: getattr(self, name) for name in TableSettings.model_fields}
         if init is not None:
@@ -76,6 +82,10 @@ class EmbeddingConfig(TableSettings):
         for own in (self.lookups.get(table.lookup), self.tables.get(table.table), self.tables.get(str(table))):
             if own is not None:
                 values |= {name: getattr(own, name) for name in own.model_fields_set}
+        if values["momentum"] and values["optimizer"] not in WITH_MOMENTUM:
+            raise UserError(
+                f"table '{table}': momentum is for {' and '.join(WITH_MOMENTUM)}, not for {values['optimizer']}"
+            )
         return TableSettings(**values)
 
 

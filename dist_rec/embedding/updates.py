@@ -52,11 +52,11 @@ def resolve_table(table: EmbeddingTable, device: torch.device) -> ResolvedTable:
 
     The update is fused wherever FBGEMM has a kernel. It has none for FTRL, on CPUs none for Adam, and L2 only in its
     CUDA kernel of row-wise Adagrad (the weight decay of its Adam is decoupled), so all tables with L2 are updated by
-    row rules. So are tables tied to a catalog, which adds to their gradients.
+    row rules. So are those with momentum and tables tied to a catalog, which adds to their gradients.
     """
     settings, sharding, rows = table.settings, _sharding(table, device), row_update(table.settings)
     no_kernel = settings.optimizer == "ftrl" or (settings.optimizer == "adam" and device.type == "cpu")
-    if no_kernel or settings.weight_decay or table.tied:
+    if no_kernel or settings.weight_decay or settings.momentum or table.tied:
         return ResolvedTable(table, sharding, rows)
     kind = Replicated if sharding == "data_parallel" else Fused
     return ResolvedTable(table, sharding, kind(OPTIMIZERS[type(rows.rule)], {"lr": settings.lr, **vars(rows.rule)}))
@@ -72,10 +72,11 @@ def _sharding(table: EmbeddingTable, device: torch.device) -> Sharding:
         return "row_wise"
     if sharding == "auto" and device.type == "cpu":
         return "table_wise"
-    if sharding == "data_parallel" and (settings.optimizer in ("adam", "ftrl") or settings.weight_decay):
+    moves_others = settings.optimizer in ("adam", "ftrl") or settings.weight_decay or settings.momentum
+    if sharding == "data_parallel" and moves_others:
         raise UserError(
-            f"table '{table.name}': data_parallel takes sgd, adagrad and rowwise_adagrad without weight_decay, since "
-            "other updates would change rows outside of the batch; choose another optimizer or sharding"
+            f"table '{table.name}': data_parallel takes sgd, adagrad and rowwise_adagrad without weight_decay or "
+            "momentum, since other updates would change rows outside of the batch; choose another optimizer or sharding"
         )
     if sharding == "data_parallel" and table.pooling == "none" and device.type == "cpu":
         raise UserError(f"table '{table.name}': FBGEMM has no data_parallel sequences on CPUs; choose table_wise")

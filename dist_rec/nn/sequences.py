@@ -27,18 +27,18 @@ class Sequences:
 
     Args:
         lengths_B: of the sequences, on the device of their positions.
-        most: that a length may be.
+        most: that a length may be; None: any.
         pairs: see `PAIRS`; None: by the device.
 
     Raises:
         UserError: if a sequence is longer.
     """
 
-    def __init__(self, lengths_B: Tensor, most: int, pairs: int | None = None) -> None:
+    def __init__(self, lengths_B: Tensor, most: int | None = None, pairs: int | None = None) -> None:
         self.lengths_B, device = lengths_B, lengths_B.device
         lengths = lengths_B.cpu().numpy().astype(np.int64)
         self.longest = int(lengths.max(initial=0))
-        if self.longest > most:
+        if most is not None and self.longest > most:
             raise UserError(f"a history has {self.longest} items: raise head.longest = {most}, or prepare shorter ones")
         self.positions = int(lengths.sum())
         """V."""
@@ -55,6 +55,11 @@ class Sequences:
         parts = _Spread.apply(x_VC, self._slot_V, sum(sizes)).split(sizes)
         found = [function(part.unflatten(0, shape)) for part, shape in zip(parts, self._shapes, strict=True)]
         return _Collect.apply(torch.cat([part.flatten(0, 1) for part in found]), self._slot_V)
+
+    def means_so_far(self, x_VD: Tensor) -> Tensor:
+        """Of each position, the mean of its sequence from the start up to and with it, [V, D] → [V, D]."""
+        sum_VD = self.in_rectangles(lambda x_NTD: x_NTD.cumsum(1), x_VD)
+        return sum_VD / (self.number_V + 1).unsqueeze(1)
 
     def last(self, x_VD: Tensor, count_B: Tensor | None) -> Tensor:
         """So many last positions of each sequence, one each if None, in order.

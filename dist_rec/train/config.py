@@ -2,13 +2,13 @@
 
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 
 from dist_rec.core.config import Config
 from dist_rec.core.errors import UserError
 from dist_rec.core.head import find_head
 from dist_rec.data.loader import LoaderConfig
-from dist_rec.embedding.tables import EmbeddingConfig
+from dist_rec.embedding.tables import WITH_MOMENTUM, EmbeddingConfig
 from dist_rec.tasks.click import Click
 from dist_rec.tasks.implicit import Implicit
 from dist_rec.tasks.next_item import NextItem
@@ -40,10 +40,20 @@ class OptimizerConfig(Config):
     """Learning rate."""
     eps: float = Field(1e-8, gt=0)
     """Added to the denominator of Adam and Adagrad. A larger one amplifies rounding in gradients near zero less."""
+    momentum: float = Field(0.0, ge=0, lt=1)
+    """μ of SGD and Adagrad: the share of the last step that comes with the next one."""
     weight_decay: float = Field(0.0, ge=0)
     """L2 penalty on the dense parameters."""
     clip_norm: float | None = Field(None, gt=0)
     """Largest norm of the dense gradient; a gradient of larger norm is scaled down. Not set: no clipping."""
+
+    @field_validator("momentum")
+    @classmethod
+    def _has_an_optimizer(cls, momentum: float, info: ValidationInfo) -> float:
+        name = info.data.get("name")
+        if momentum and name not in WITH_MOMENTUM:
+            raise ValueError(f"momentum is for {' and '.join(WITH_MOMENTUM)}, not for {name}")
+        return momentum
 
 
 class TrainConfig(Config):

@@ -1,10 +1,8 @@
 """The model of a run, sharded over the processes, and its optimizers."""
 
 from functools import partial
-from typing import Any
 
 import torch
-from torch import Tensor
 from torchrec.distributed import DistributedModelParallel
 from torchrec.optim.clipping import GradientClipping, GradientClippingOptimizer
 from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizer, KeyedOptimizerWrapper
@@ -18,7 +16,8 @@ from dist_rec.embedding.layer import EmbeddingLayer, embedding_layer
 from dist_rec.embedding.row_optimizer import RowOptimizer
 from dist_rec.embedding.sharding import shard
 from dist_rec.embedding.updates import Replicated
-from dist_rec.train.config import OptimizerConfig, RunConfig
+from dist_rec.train.config import RunConfig
+from dist_rec.train.dense_optimizer import dense_optimizer
 from dist_rec.train.lane_state import LaneState
 from dist_rec.train.recommender import Objective, Precise, Recommender
 from dist_rec.train.spec import Spec
@@ -57,18 +56,7 @@ def build_optimizer(config: RunConfig, model: DistributedModelParallel) -> Combi
             assert isinstance(update, Replicated), f"{name}: {update}"
             optimizers.append(KeyedOptimizerWrapper({name: parameter}, partial(update.optimizer, **update.arguments)))
     if dense:
-        keyed = KeyedOptimizerWrapper(dense, lambda parameters: _dense_optimizer(config.optimizer, parameters))
+        keyed = KeyedOptimizerWrapper(dense, partial(dense_optimizer, config.optimizer))
         clip = config.optimizer.clip_norm
         optimizers.append(GradientClippingOptimizer(keyed, GradientClipping.NORM, clip) if clip else keyed)
     return CombinedOptimizer(optimizers)
-
-
-def _dense_optimizer(config: OptimizerConfig, parameters: list[Tensor]) -> torch.optim.Optimizer:
-    settings: dict[str, Any] = {"lr": config.lr, "weight_decay": config.weight_decay, "fused": True}
-    match config.name:
-        case "adam":
-            return torch.optim.Adam(parameters, eps=config.eps, **settings)
-        case "adagrad":
-            return torch.optim.Adagrad(parameters, eps=config.eps, **settings)
-        case "sgd":
-            return torch.optim.SGD(parameters, **settings)

@@ -252,7 +252,7 @@ def dense_train(config: EmbeddingConfig, name: str, steps: int) -> tuple[list[fl
         catalog.weight.copy_(torch.from_numpy(catalog.table.initial_rows(7, 0, ROWS)))
         catalog.bias.zero_()
     matrices = {"weight": catalog.weight, "bias": catalog.bias}
-    state = {key: {"s": torch.zeros_like(matrix), "n": torch.zeros_like(matrix)} for key, matrix in matrices.items()}
+    state = {key: {slot: torch.zeros_like(matrix) for slot in ("s", "n", "v")} for key, matrix in matrices.items()}
     targets, losses = batch().targets, []
     touched = torch.cat([targets.values, SAMPLES]).unique() if "squared" not in name else targets.values.unique()
     touched = touched if name in SAMPLED else torch.arange(ROWS)
@@ -311,6 +311,7 @@ def test_losses_and_gradients(world: int) -> None:
 def test_row_rules(weight_decay: float) -> None:
     optimizers = ("sgd", "rowwise_adagrad", "adagrad", "adam", "ftrl")
     configs = [settings(optimizer, weight_decay=weight_decay, l1=0.01, l2=0.1) for optimizer in optimizers]
+    configs += [settings(optimizer, weight_decay=weight_decay, momentum=0.5) for optimizer in ("sgd", "adagrad")]
     check([(config, name) for config in configs for name in ("cross_entropy", "bpr")], world=2, steps=3)
 
 
@@ -381,9 +382,11 @@ def go_on(config: EmbeddingConfig, folder: Path, start: int, stop: int, rows: in
     return whole(state_of(model, optimizer))
 
 
-@pytest.mark.parametrize(("optimizer", "rows"), [("adam", ROWS), ("rowwise_adagrad", 5)])
-def test_checkpoints_reshard(optimizer: str, rows: int, tmp_path: Path) -> None:
-    config = settings(optimizer)
+@pytest.mark.parametrize(
+    ("optimizer", "momentum", "rows"), [("adam", 0.0, ROWS), ("adagrad", 0.5, ROWS), ("rowwise_adagrad", 0.0, 5)]
+)
+def test_checkpoints_reshard(optimizer: str, momentum: float, rows: int, tmp_path: Path) -> None:
+    config = settings(optimizer, momentum=momentum)
     run_distributed(go_on, 2, config, tmp_path, 0, 2, rows)
     run_distributed(go_on, 1, config, tmp_path, 2, 3, rows)
     run_distributed(go_on, 3, config, tmp_path, 3, 4, rows)

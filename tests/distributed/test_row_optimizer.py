@@ -1,6 +1,7 @@
 """Row rules in a run: mixed with fused ones, pipelined, interrupted, accumulated, saved and resharded."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -36,7 +37,7 @@ def mixed(sharding: str, optimizer: str = "adam", history: str = "sgd", **settin
                 "eps": 1e-4,
                 **settings,
                 "lookups": {
-                    "mean": {"optimizer": "ftrl", "l1": 0.01, "weight_decay": 0.1},
+                    "mean": {"optimizer": "ftrl", "l1": 0.01, "weight_decay": 0.1, "momentum": 0.0},
                     "history": {"optimizer": history},
                 },
             },
@@ -119,13 +120,21 @@ def go_on(run: RunConfig, folder: Path, seeds: range) -> tuple[list, dict[str, i
     return tables_of(model), counts
 
 
-@pytest.mark.parametrize("path", [["table_wise", "row_wise", "column_wise"], ["column_wise", "table_wise", "row_wise"]])
-def test_checkpoints_reshard(path: list[str], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("path", "settings"),
+    [
+        (["table_wise", "row_wise", "column_wise"], {}),
+        (["column_wise", "table_wise", "row_wise"], {}),
+        (["column_wise", "row_wise", "table_wise"], {"optimizer": "adagrad", "history": "adagrad", "momentum": 0.5}),
+    ],
+    ids=["to column_wise", "from column_wise", "momentum"],
+)
+def test_checkpoints_reshard(path: list[str], settings: dict[str, Any], tmp_path: Path) -> None:
     for world, sharding, seeds in zip((1, 2, 4), path, (range(2), range(2, 4), range(4, 6)), strict=True):
-        results = run_distributed(go_on, world, mixed(sharding), tmp_path, seeds)
+        results = run_distributed(go_on, world, mixed(sharding, **settings), tmp_path, seeds)
     assert all(count == 6 for _, counts in results for count in counts.values())
     assert {key for _, counts in results for key in counts} >= {"mean/tag.step", "pooled/user.step"}
-    straight = run_distributed(train, 1, mixed("table_wise"), range(6), False)
+    straight = run_distributed(train, 1, mixed("table_wise", **settings), range(6), False)
     assert_same([tables for tables, _ in results], straight)
 
 

@@ -18,12 +18,16 @@ HEADS: dict[str, dict[str, Any]] = {
     "hrnn": {"hidden": 12, "user_hidden": 6, "variant": "all", "user_dropout": 0.1},
     "sasrec": {"dim": 12, "heads": 2, "dropout": 0.1, "longest": 8, "embedding": "separate"},
     "hstu": {"dim": 12, "heads": 2, "key": 4, "value": 5, "dropout": 0.1, "longest": 8, "temperature": 0.2},
+    "session_mf": {"dim": 12},
     "caser": {"length": 4, "dim": 10, "horizontal": 3, "vertical": 2, "dropout": 0.1},
 }
 TASKS: dict[str, dict[str, Any]] = {
     "gru4rec": {"logq": True},
+    "session_mf": {"loss": "bpr"},
     "caser": {"loss": "logistic", "in_batch": False, "alpha": 0, "seen": "seen"},
 }
+MOMENTUM = {"gru4rec": 0.3}
+OPTIMIZERS = {"gru4rec": {"name": "adagrad", "lr": 0.05, "momentum": 0.3}}
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +46,8 @@ def settings(data: Path, head: str) -> dict[str, Any]:
         "task": {"name": "next_item", "samples": 8, "cutoffs": [5], "best": "recall@5", **TASKS.get(head, {})},
         "data": {"path": str(data / ("windows" if head == "caser" else "sessions"))},
         "head": {"name": head, **HEADS[head]},
-        "embedding": {"optimizer": "adagrad", "lr": 0.05},
+        "embedding": {"optimizer": "adagrad", "lr": 0.05, "momentum": MOMENTUM.get(head, 0.0)},
+        "optimizer": OPTIMIZERS.get(head, {}),
         "train": {
             "precision": "fp64",
             "batch": 10,

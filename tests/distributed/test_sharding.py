@@ -131,7 +131,7 @@ class Reference:
             for table in self.tables
         }
         self.state = {
-            name: {"s": torch.zeros_like(weights), "n": torch.zeros_like(weights)}
+            name: {slot: torch.zeros_like(weights) for slot in ("s", "n", "v")}
             for name, weights in self.weights.items()
         }
         self.steps = 0
@@ -191,16 +191,18 @@ def stepped(
     settings: TableSettings, w: Tensor, g: Tensor, state: dict[str, Tensor], step: int, column_groups: int
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """One step of rows by the papers' formulas: the new weights and state."""
-    s, n = state["s"], state["n"]
+    s, n, v = state["s"], state["n"], state["v"]
     match settings.optimizer:
         case "sgd":
-            return w - LR * g, {}
+            v = settings.momentum * v - LR * g
+            return w + v, {"v": v}
         case "rowwise_adagrad":  # column-wise shards each have their own mean square
             n = n + g.square().unflatten(1, (column_groups, -1)).mean(2).repeat_interleave(8 // column_groups, 1)
             return w - LR * g / (n.sqrt() + settings.eps), {"n": n}
         case "adagrad":
             n = n + g.square()
-            return w - LR * g / (n.sqrt() + settings.eps), {"n": n}
+            v = settings.momentum * v - LR * g / (n.sqrt() + settings.eps)
+            return w + v, {"n": n, "v": v}
         case "adam":
             s, n = 0.9 * s + 0.1 * g, 0.999 * n + 0.001 * g.square()
             return w - LR * s / (1 - 0.9**step) / ((n / (1 - 0.999**step)).sqrt() + settings.eps), {"s": s, "n": n}
@@ -225,9 +227,9 @@ def test_one_process_that_calls_the_kernels_itself(sharding: str) -> None:
 
 
 @pytest.mark.parametrize("sharding", SHARDINGS[:-1])
-@pytest.mark.parametrize("optimizer", ["adam", "ftrl"])
-def test_row_rules(sharding: str, optimizer: str) -> None:
-    check(config(sharding, optimizer, eps=EPS, l1=0.01, l2=0.1), 2, steps=3)
+@pytest.mark.parametrize(("optimizer", "momentum"), [("adam", 0.0), ("ftrl", 0.0), ("adagrad", 0.5)])
+def test_row_rules(sharding: str, optimizer: str, momentum: float) -> None:
+    check(config(sharding, optimizer, eps=EPS, l1=0.01, l2=0.1, momentum=momentum), 2, steps=3)
 
 
 @pytest.mark.parametrize("optimizer", ["rowwise_adagrad", "adagrad", "adam", "sgd", "ftrl"])
@@ -247,7 +249,9 @@ def test_a_process_without_rows(sharding: str, optimizer: str) -> None:
         check(config(sharding, optimizer), 3, empty_rank=True)
 
 
-@pytest.mark.parametrize("settings", [{"optimizer": "adam"}, {"optimizer": "ftrl"}, {"weight_decay": 0.1}])
+@pytest.mark.parametrize(
+    "settings", [{"optimizer": "adam"}, {"optimizer": "ftrl"}, {"weight_decay": 0.1}, {"momentum": 0.5}]
+)
 def test_data_parallel_refuses_what_moves_other_rows(settings: dict) -> None:
     with pytest.raises(ProcessFailure, match="data_parallel takes sgd, adagrad"):
         run_distributed(train, 1, config("data_parallel", **{"optimizer": "sgd", **settings}), 1, False)

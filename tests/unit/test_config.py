@@ -24,6 +24,7 @@ LEAST: dict[str, Any] = {"data": {"path": "nowhere"}, "head": {"name": "lr"}}
         ({"task": {"range": (1.0, 5.0)}}, "missing key 'task.name'"),
         ({"data": {"window": 8}}, "missing key 'data.path'"),
         ({"optimizer": {"lr": float("inf")}}, "optimizer.*lr = inf: input should be a finite number"),
+        ({"optimizer": {"momentum": 0.5}}, "optimizer.momentum = 0.5: momentum is for sgd and adagrad, not for adam"),
         ({"seed": 1 << 63}, "seed = 9223372036854775808: input should be less than"),
     ],
 )

@@ -27,6 +27,12 @@ def test_the_narrower_setting_wins() -> None:
     assert settings["pooled/item"].optimizer == settings["history/item"].optimizer == "adam"
 
 
+def test_momentum_and_its_optimizer_may_come_from_two_levels() -> None:
+    config = EmbeddingConfig.parse({"optimizer": "adagrad", "lookups": {"mean": {"momentum": 0.5}}})
+    momentum = {str(table.name): table.settings.momentum for table in embedding_tables(LOOKUPS, MANIFEST, config)}
+    assert (momentum["mean/tag"], momentum["pooled/tag"]) == (0.5, 0.0)
+
+
 def test_the_head_chooses_the_start_unless_the_config_does() -> None:
     assert CONFIG.settings(TableName("pooled", "user")).init == 0.25
     assert CONFIG.settings(TableName("pooled", "user"), init=0.5).init == 0.5
@@ -44,6 +50,8 @@ def test_a_written_config_reads_back() -> None:
     [
         ({"lookups": {"wide": {}}}, r"embedding.lookups: no lookup 'wide'; known: history, mean, pooled"),
         ({"tables": {"mean/item": {}}}, r"embedding.tables: no table 'mean/item'; known: .*mean/tag"),
+        ({"momentum": 0.5}, r"table 'pooled/user': momentum is for sgd and adagrad, not for rowwise_adagrad"),
+        ({"tables": {"tag": {"momentum": 0.5, "optimizer": "adam"}}}, r"table 'pooled/tag': momentum .* not for adam"),
         ({"lookups": {"mean": {"l1": -1.0}}}, r"lookups.mean.l1 = -1.0: input should be greater than or equal to 0"),
     ],
 )

@@ -7,10 +7,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from dist_rec.embedding.row_rules import FTRL, SGD, Adagrad, Adam, RowRule, RowWiseAdagrad, row_gradients
+from dist_rec.embedding.row_rules import FTRL, SGD, Adagrad, Adam, Momentum, RowRule, RowWiseAdagrad, row_gradients
 
 ROWS, DIM, STEPS, LR = 9, 4, 12, 0.05
-RULES: list[RowRule] = [SGD(), Adagrad(1e-6), RowWiseAdagrad(1e-6), Adam(0.9, 0.99, 1e-6), FTRL(0.1, 0.2, 1.0)]
+RULES: list[RowRule] = [
+    SGD(),
+    Adagrad(1e-6),
+    RowWiseAdagrad(1e-6),
+    Momentum(Adagrad(1e-6), 0.5),
+    Adam(0.9, 0.99, 1e-6),
+    FTRL(0.1, 0.2, 1.0),
+]
 
 
 def normal(seed: int, *shape: int) -> Tensor:
@@ -41,6 +48,7 @@ def steps(seed: int, all_rows: bool) -> tuple[Tensor, list[Tensor], list[Tensor]
         (Adam(0.9, 0.99, 1e-6), lambda w: torch.optim.Adam([w], lr=LR, betas=(0.9, 0.99), eps=1e-6)),
         (Adagrad(1e-6), lambda w: torch.optim.Adagrad([w], lr=LR, eps=1e-6)),
         (SGD(), lambda w: torch.optim.SGD([w], lr=LR)),
+        (Momentum(SGD(), 0.7), lambda w: torch.optim.SGD([w], lr=LR, momentum=0.7)),
     ],
 )
 def test_with_all_rows_touched_a_rule_is_the_dense_optimizer(rule: RowRule, optimizer: type) -> None:
@@ -62,6 +70,20 @@ def test_adam_is_the_sparse_one() -> None:
         expected.grad = torch.sparse_coo_tensor(rows[None], gradient[rows], (ROWS, DIM), check_invariants=False)
         sparse.step()
     torch.testing.assert_close(train(Adam(0.9, 0.99, 1e-30), weights, touched, gradients), expected.detach())
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.3, 0.9])
+def test_momentum_of_adagrad_is_of_the_rows_of_the_batch(momentum: float) -> None:
+    weights, touched, gradients = steps(6, all_rows=False)
+    w, n, v = weights.numpy().copy(), np.zeros((ROWS, DIM)), np.zeros((ROWS, DIM))
+    for rows, all_gradients in zip(touched, gradients, strict=True):
+        for i in rows.tolist():
+            g = all_gradients[i].numpy()
+            n[i] += g**2
+            v[i] = momentum * v[i] - LR * g / (np.sqrt(n[i]) + 1e-6)
+            w[i] += v[i]
+    trained = train(Momentum(Adagrad(1e-6), momentum), weights, touched, gradients)
+    np.testing.assert_allclose(trained.numpy(), w, rtol=1e-12)
 
 
 @settings(max_examples=50)

@@ -52,6 +52,18 @@ def test_after_the_end_of_a_sequence_come_zeros_without_gradients(lengths: list[
     torch.testing.assert_close(*gradients)
 
 
+@given(LENGTHS, PAIRS)
+def test_means_so_far(lengths: list[int], pairs: int) -> None:
+    x_VD = torch.rand(sum(lengths), 2, dtype=torch.float64, requires_grad=True)
+    means = [part[: place + 1].mean(0) for part in x_VD.split(lengths) for place in range(len(part))]
+    expected_VD = torch.stack(means) if means else x_VD
+    found_VD = sequences_of(lengths, pairs).means_so_far(x_VD)
+    torch.testing.assert_close(found_VD, expected_VD)
+    factor_VD = torch.rand_like(x_VD)
+    gradients = (torch.autograd.grad((y_VD * factor_VD).sum(), x_VD)[0] for y_VD in (found_VD, expected_VD))
+    torch.testing.assert_close(*gradients)
+
+
 @given(LENGTHS, st.data())
 def test_last_positions(lengths: list[int], data: st.DataObject) -> None:
     counts = [data.draw(st.integers(0, length)) for length in lengths]

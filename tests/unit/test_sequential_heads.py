@@ -1,4 +1,4 @@
-"""SASRec and HSTU: by their papers' formulas, and what holds for every causal model of a history."""
+"""SASRec, HSTU and BPR-MF of sessions by their formulas, and what holds for every causal model of a history."""
 
 from typing import Any
 
@@ -19,6 +19,7 @@ HEADS = [
     ("hstu", {"dim": 6, "heads": 2, "key": 3, "value": 4, "longest": 6}),
     ("hstu", {"dim": 6, "longest": 7, "temperature": None, "layers": 1}),
 ]
+WITH_MF = [*HEADS, ("session_mf", {"dim": 6})]
 
 
 def build(name: str, settings: dict[str, Any]) -> CatalogHead:
@@ -45,7 +46,7 @@ def ask(head: CatalogHead, x_VD: Tensor, lengths: list[int] = LENGTHS, targets: 
     )
 
 
-@pytest.mark.parametrize(("name", "settings"), HEADS)
+@pytest.mark.parametrize(("name", "settings"), WITH_MF)
 def test_what_comes_later_changes_nothing_before_it(name: str, settings: dict[str, Any]) -> None:
     head, x_VD = build(name, settings), items()
     before = ask(head, x_VD).vectors
@@ -57,7 +58,7 @@ def test_what_comes_later_changes_nothing_before_it(name: str, settings: dict[st
         assert differs.nonzero().squeeze(1).tolist() == list(range(place, end))
 
 
-@pytest.mark.parametrize(("name", "settings"), HEADS)
+@pytest.mark.parametrize(("name", "settings"), WITH_MF)
 def test_a_row_alone_is_the_row_in_a_batch(name: str, settings: dict[str, Any]) -> None:
     head, x_VD = build(name, settings), items()
     together = ask(head, x_VD).vectors
@@ -65,7 +66,7 @@ def test_a_row_alone_is_the_row_in_a_batch(name: str, settings: dict[str, Any]) 
     torch.testing.assert_close(torch.cat(alone), together)
 
 
-@pytest.mark.parametrize(("name", "settings"), HEADS)
+@pytest.mark.parametrize(("name", "settings"), WITH_MF)
 def test_targets_follow_the_last_positions(name: str, settings: dict[str, Any]) -> None:
     head, x_VD = build(name, settings), items()
     query = ask(head, x_VD)
@@ -137,6 +138,21 @@ def test_hstu_by_its_equations() -> None:
             x_TD = x_TD + layer.output(u * functional.layer_norm(torch.stack(looked), (4,), eps=1e-6))
         expected.append(x_TD / x_TD.norm(dim=1, keepdim=True) / 0.1)
     torch.testing.assert_close(ask(head, x_VD).vectors, torch.cat(expected))
+
+
+def test_session_mf_by_its_definition() -> None:
+    head, x_VD = build("session_mf", {"dim": 6}), items()
+    means = [x_TD[: place + 1].mean(0) for x_TD in x_VD.split(LENGTHS) for place in range(len(x_TD))]
+    torch.testing.assert_close(ask(head, x_VD).vectors, torch.stack(means))
+    assert ask(head, items([]), []).vectors.shape == (0, 6)
+    assert ask(head, items([300]), [300]).vectors.shape == (300, 6)
+
+
+@pytest.mark.parametrize(("embedding", "tied"), [("shared", "items"), ("separate", None)])
+def test_session_mf_scores_with_biases(embedding: str, tied: str | None) -> None:
+    head = build("session_mf", {"dim": 6, "embedding": embedding})
+    wish = head.catalog(head.config, head.manifest)
+    assert (wish.bias, wish.tied, wish.dim) == (True, tied, 6)
 
 
 def test_heads_share_the_dimension() -> None:

@@ -9,7 +9,7 @@ from torchrec.optim import Adam, RowWiseAdagrad
 from dist_rec.core.errors import UserError
 from dist_rec.core.head import Lookup
 from dist_rec.embedding import row_rules
-from dist_rec.embedding.row_rules import FTRL, SGD, RowRule, Rows
+from dist_rec.embedding.row_rules import FTRL, SGD, Adagrad, Momentum, RowRule, Rows
 from dist_rec.embedding.tables import EmbeddingConfig, EmbeddingTable, embedding_tables
 from dist_rec.embedding.updates import Fused, Replicated, Update, resolve_table
 from tests.small_head import MANIFEST
@@ -34,6 +34,9 @@ def table(pooling: str = "sum", **settings: object) -> EmbeddingTable:
         ({"optimizer": "sgd"}, CPU, Fused(torch.optim.SGD, {"lr": 0.02})),
         ({"optimizer": "sgd", "weight_decay": 0.5}, CUDA, Rows(SGD(), 0.5)),
         ({"weight_decay": 0.5}, CUDA, Rows(row_rules.RowWiseAdagrad(1e-8), 0.5)),
+        ({"optimizer": "adagrad", "momentum": 0.5}, CUDA, Rows(Momentum(Adagrad(1e-8), 0.5), 0.0)),
+        ({"optimizer": "sgd", "momentum": 0.5, "weight_decay": 0.1}, CPU, Rows(Momentum(SGD(), 0.5), 0.1)),
+        ({"optimizer": "adagrad", "momentum": 0.0}, CPU, Fused(torch.optim.Adagrad, {"lr": 0.02, "eps": 1e-8})),
         ({"optimizer": "adam"}, CPU, Rows(ADAM, 0.0)),
         ({"optimizer": "adam"}, CUDA, Fused(Adam, {"lr": 0.02, "eps": 1e-8, "beta1": 0.9, "beta2": 0.999})),
         ({"optimizer": "adam", "weight_decay": 0.5}, CUDA, Rows(ADAM, 0.5)),
@@ -62,6 +65,7 @@ def test_the_planner_is_asked_on_gpus_alone() -> None:
         ("sum", {"optimizer": "adam"}, r"table 'pooled/user': data_parallel takes sgd, adagrad"),
         ("sum", {"optimizer": "ftrl"}, r"table 'pooled/user': data_parallel takes sgd, adagrad"),
         ("sum", {"weight_decay": 0.1}, r"table 'pooled/user': data_parallel takes sgd, adagrad"),
+        ("sum", {"optimizer": "sgd", "momentum": 0.1}, r"table 'pooled/user': data_parallel takes .* or momentum"),
         ("none", {}, r"table 'pooled/user': FBGEMM has no data_parallel sequences on CPUs"),
     ],
 )
