@@ -97,7 +97,7 @@ class Negatives:
             flat[pending] = self._propose(words(base_B[row], place + (attempt << 32)))
             pending = pending[self._seen(user_B[row], flat[pending])]
             if distinct:
-                pending = np.union1d(pending, np.flatnonzero(_repeats(drawn_BN)))
+                pending = np.union1d(pending, np.flatnonzero(repeats(drawn_BN)))
             if not pending.size:
                 break
         for row, place in zip(*np.divmod(pending, num), strict=True):
@@ -155,7 +155,7 @@ def _raw_user(dataset: Dataset, user: int) -> str:
     return ids[user - 1] if user else "(unknown)"
 
 
-def _repeats(drawn_BN: NDArray[np.int32]) -> NDArray[np.bool_]:
+def repeats(drawn_BN: NDArray[np.int32]) -> NDArray[np.bool_]:
     """Places that repeat an earlier item of their row, [B, N]."""
     order_BN = np.argsort(drawn_BN, axis=1, kind="stable")
     sorted_BN = np.take_along_axis(drawn_BN, order_BN, axis=1)

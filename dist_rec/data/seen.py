@@ -37,5 +37,8 @@ def seen_pairs(dataset: Dataset) -> NDArray[np.int64]:
     """
     path, seen = Path(dataset.path, FILE), dataset.manifest.transform.get("seen")
     if seen is None:
-        raise UserError(f"{dataset.path} has no seen pairs: prepare ratings, or sessions with users, to have them")
+        raise UserError(
+            f"{dataset.path} has no seen pairs: it was not prepared by `dist-rec prepare ratings`, "
+            "or `prepare sessions` with users"
+        )
     return np.load(verified(path, seen["checksum"]), mmap_mode="r")

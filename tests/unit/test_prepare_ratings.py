@@ -545,9 +545,12 @@ def test_candidates_are_read(tmp_path: Path) -> None:
     out, prepared = run(tmp_path, ratings, LeaveOneOut(negatives=path))
     users, items = raw_ids(out, "user"), raw_ids(out, "item")
     found = {users[row["user"]]: row["candidates"] for row in read(out, "test")}
+    rated = {rating.item for rating in ratings}
     for user, item, others in rows:
-        wanted = [other if other in items else "?" for other in others if other != item]
+        once = [other for at, other in enumerate(others) if other not in rated or other not in others[:at]]
+        wanted = [other if other in items else "?" for other in once if other != item]
         assert [items[row] for row in found[user]] == wanted
+    assert any("candidates are given again for the same test item" in warning for warning in prepared.warnings)
     assert all(len(set(row["candidates"])) == 6 for row in read(out, "valid"))
     assert any("test items are among their own candidates" in warning for warning in prepared.warnings)
     assert any("candidates are items that training never saw, first of user " in text for text in prepared.warnings)

@@ -12,8 +12,9 @@ import pyarrow.csv as pacsv
 from numpy.typing import NDArray
 
 from dist_rec.core.errors import UserError
-from dist_rec.data.negatives import Negatives
+from dist_rec.data.negatives import Negatives, repeats
 from dist_rec.data.shards import lists
+from dist_rec.prepare.ids import id_text
 from dist_rec.prepare.lines import cut, read_lines
 from dist_rec.prepare.ratings.codes import count
 from dist_rec.prepare.ratings.ids import Encoded
@@ -73,7 +74,7 @@ def _draw(encoded: Encoded, splitter: WithCandidates, parts: list[int], num: int
 
 
 def _given(code_RK: NDArray[np.int32], encoded: Encoded, warn: Callable[[str], None]) -> pa.ListArray:
-    """The rows of given candidates, without the test item itself."""
+    """The rows of given candidates, each once and without the test item itself."""
     test_N = encoded.parts.targets(TEST)
     user_R = encoded.ratings.user_N[test_N]
     other_RK = code_RK != encoded.ratings.item_N[test_N, None]
@@ -84,7 +85,12 @@ def _given(code_RK: NDArray[np.int32], encoded: Encoded, warn: Callable[[str], N
     if unknown := int((item_RK == 0).sum()):
         first = encoded.ratings.users[int(user_R[np.argmax((item_RK == 0).any(1))])]
         warn(f"{unknown} candidates are items that training never saw, first of user {first}: row 0 of the table")
-    return lists(item_RK[other_RK], other_RK.sum(1))
+    again_RK = repeats(code_RK) & (code_RK >= 0) & other_RK
+    if again := int(again_RK.sum()):
+        first = encoded.ratings.users[int(user_R[np.argmax(again_RK.any(1))])]
+        warn(f"{again} candidates are given again for the same test item, first of user {first}: each counts once")
+    kept_RK = other_RK & ~again_RK
+    return lists(item_RK[kept_RK], kept_RK.sum(1))
 
 
 def _read_candidates(path: str, ratings: Ratings, test_N: NDArray[np.bool_]) -> NDArray[np.int32]:
@@ -167,4 +173,5 @@ def _read_table(path: str) -> pa.Table:
 
 def _codes(column: pa.ChunkedArray, values: pa.Array) -> NDArray[np.int32]:
     """The index of each text among the values, or -1."""
-    return pc.fill_null(pc.index_in(column, value_set=values), -1).to_numpy().astype(np.int32)
+    text = pa.chunked_array([id_text(chunk) for chunk in column.chunks], pa.string())
+    return pc.fill_null(pc.index_in(text, value_set=values), -1).to_numpy().astype(np.int32)

@@ -6,6 +6,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from dist_rec.prepare.ids import distinct, id_text
+
 
 class GrowingColumn:
     """Numbers that are appended block by block; growing moves pages of memory instead of copying them."""
@@ -40,7 +42,8 @@ class GrowingCodes:
         self._num_waiting = 0
 
     def append(self, block: pa.DictionaryArray) -> None:
-        """Adds a block."""
+        """Adds a block of ids, see `dist_rec.prepare.ids`."""
+        block = distinct(block.indices, id_text(block.dictionary))
         self._waiting.append(block)
         self._num_waiting += len(block)
         if self._num_waiting >= len(self._texts):

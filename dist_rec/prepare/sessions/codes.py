@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from dist_rec.core.errors import UserError
+from dist_rec.prepare.ids import distinct
 from dist_rec.prepare.sessions.spool import Spool
 from dist_rec.prepare.table.chunks import Chunk
 
@@ -33,7 +34,7 @@ class Codes:
         self._waiting = 0
 
     def add(self, chunk: Chunk, column: str) -> None:
-        """Appends a column: text or numbers, of which every distinct text, without spaces around it, is an id.
+        """Appends a column of ids, see `dist_rec.prepare.ids`.
 
         Raises:
             UserError: naming the row of a missing id or of one with a line break.
@@ -49,7 +50,7 @@ class Codes:
         if pc.any(broken).as_py():
             row = pc.index(pc.is_in(code, pc.indices_nonzero(broken).cast(code.type)), True).as_py()
             raise UserError(f"{chunk.where(row)}: the {self._what} has a line break; remove it")
-        self._pending.append(pa.DictionaryArray.from_arrays(code.cast(pa.int32()), text.cast(pa.large_string())))
+        self._pending.append(distinct(code, text.cast(pa.large_string())))
         self._waiting += len(text)
         if self._waiting >= max(PENDING, len(self._known)):
             self._settle()

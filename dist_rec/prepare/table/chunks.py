@@ -19,20 +19,12 @@ from numpy.typing import NDArray
 
 from dist_rec.core.errors import UserError
 from dist_rec.data.workers import Report
+from dist_rec.prepare.ids import id_text, is_number, is_text
 from dist_rec.prepare.lines import Piece, read_lines
 from dist_rec.prepare.table.schema import Source
 
 PARQUET_ROWS = 1 << 15
 ODD_QUOTES = rb'(?m)^[^"\n]*"([^"\n]*"[^"\n]*")*[^"\n]*$'
-
-
-def _is_number(of: pa.DataType) -> bool:
-    is_number = pa.types.is_integer(of) or pa.types.is_floating(of) or pa.types.is_decimal(of)
-    return is_number or pa.types.is_boolean(of)
-
-
-def _is_text(of: pa.DataType) -> bool:
-    return pa.types.is_string(of) or pa.types.is_large_string(of) or pa.types.is_string_view(of)
 
 
 def is_list(of: pa.DataType) -> bool:
@@ -70,9 +62,9 @@ class Chunk:
             UserError: naming the row of a value that is not a finite number, or the type of a column without numbers.
         """
         values = self._plain(column)
-        if _is_text(values.type):
-            values = self._present(values)
-        elif not _is_number(values.type):
+        if is_text(values.type):
+            values = _without(pc.utf8_trim_whitespace(values.cast(pa.string())), self.missing)
+        elif not is_number(values.type):
             raise UserError(f"{self.path}: column {column!r} holds {values.type}, not numbers")
         try:
             number_N = values.cast(pa.float64(), safe=False).fill_null(np.nan).to_numpy(zero_copy_only=False)
@@ -124,15 +116,14 @@ class Chunk:
         return values.dictionary_decode() if pa.types.is_dictionary(values.type) else values
 
     def _text(self, values: pa.Array, column: str) -> pa.StringArray:
-        if pa.types.is_floating(values.type):
-            values = pc.if_else(pc.is_nan(values), None, values)
-        if not _is_text(values.type) and not _is_number(values.type) and not pa.types.is_temporal(values.type):
+        text = id_text(values)
+        if text is None:
             raise UserError(f"{self.path}: column {column!r} holds {values.type}, which cannot be ids; convert it")
-        return self._present(values.cast(pa.string()))
+        return _without(text, id_text(self.missing))
 
-    def _present(self, text: pa.StringArray) -> pa.StringArray:
-        text = pc.utf8_trim_whitespace(text)
-        return pc.if_else(pc.is_in(text, self.missing), None, text)
+
+def _without(text: pa.StringArray, missing: pa.Array) -> pa.StringArray:
+    return pc.if_else(pc.is_in(text, missing), None, text)
 
 
 def _is_no_number(text: pa.Scalar) -> bool:
