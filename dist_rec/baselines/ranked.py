@@ -27,6 +27,7 @@ from dist_rec.tasks.ranking_metrics import RankingMetrics
 from dist_rec.tasks.task import Evidence
 from dist_rec.tasks.top_n import TopN, evidence_of
 
+SEEN = "seen"
 # Numbers in a matrix of scores, 64 MiB.
 BLOCK = 1 << 24
 
@@ -68,7 +69,7 @@ def score_split(
     among_candidates = _has_candidates(dataset)
     task = Implicit.Config() if among_candidates else TopN.Config()
     metrics = RankingMetrics("cpu", cutoffs or task.cutoffs)
-    features = (USER, ITEM, CANDIDATES) if among_candidates else (HISTORY, TARGET)
+    features = (USER, ITEM, CANDIDATES) if among_candidates else (HISTORY, TARGET, SEEN)
     rows = max(1, BLOCK // seen_UI.shape[1])
     loader = Loader(dataset, split, LoaderConfig(path=dataset.path), batch=rows, features=features, shuffle=False)
     for batch in loader.batches(0, loader.steps_per_epoch):
@@ -83,7 +84,7 @@ def _has_candidates(dataset: Dataset) -> bool:
     column, names = dataset.manifest.column, dataset.manifest.names
     if CANDIDATES in names("sequence"):
         return True
-    if not all(name in names("bag", "sequence") and column(name).table == ITEM for name in (HISTORY, TARGET)):
+    if not all(name in names("bag", "sequence") and column(name).table == ITEM for name in (HISTORY, TARGET, SEEN)):
         raise UserError(
             f"{dataset.path} has neither candidates nor histories of items to rank; prepare the ratings with "
             "--split leave-one-out, or with --layout users"
@@ -100,15 +101,14 @@ def _among_candidates(baseline: Baseline, batch: Batch, seen_UI: csr_array) -> E
 
 
 def _among_all(baseline: Baseline, batch: Batch, items: int) -> Evidence:
-    """Evidence of task `top_n`: the targets among all items except those of the history and row 0."""
-    history, target = batch.column(HISTORY), batch.column(TARGET)
-    history_BI = _matrix(history, items)
-    scores_BI = torch.from_numpy(baseline.scores(history_BI))
+    """Evidence of task `top_n`: the targets among all items except the seen ones and row 0."""
+    target, seen = batch.column(TARGET), batch.column(SEEN)
+    scores_BI = torch.from_numpy(baseline.scores(_matrix(batch.column(HISTORY), items)))
     query_V = torch.arange(batch.rows).repeat_interleave(target.lengths)
     target_V = scores_BI[query_V, target.values]
-    scores_BI[history_BI.nonzero()] = -torch.inf
+    scores_BI[_matrix(seen, items).nonzero()] = -torch.inf
     scores_BI[:, 0] = -torch.inf
-    return evidence_of(_places(scores_BI, query_V, target.values, target_V), target, history, items)
+    return evidence_of(_places(scores_BI, query_V, target.values, target_V), target, seen, items)
 
 
 def _places(scores_BI: Tensor, query_V: Tensor, item_V: Tensor, target_V: Tensor) -> Tensor:

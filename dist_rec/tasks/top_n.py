@@ -28,8 +28,9 @@ class TopN(task.Task):
         """Settings of the ranking."""
 
         name: Literal["top_n"] = "top_n"
-        seen: str = "history"
-        """Column of the items that are not recommended again."""
+        seen: str = "seen"
+        """Column of the items that are not recommended again: `seen`, all that a user has in earlier splits as well, or
+        `history`, what the head is given."""
         cutoffs: tuple[int, ...] = Field((20, 50, 100), min_length=1)
         """Lengths of the lists that metrics are computed of."""
         best: str = Field("ndcg@100", validate_default=True)
@@ -38,7 +39,7 @@ class TopN(task.Task):
     judges = ("catalog",)
 
     @property
-    def training_columns(self) -> tuple[str, ...]:
+    def evaluation_columns(self) -> tuple[str, ...]:
         """The seen items."""
         return (self.config.seen,)
 

@@ -110,7 +110,7 @@ def scores_as_the_task_top_n(data: Path) -> dict[str, float]:
     similarity_II = torch.from_numpy(similarity_by_hand(seen_UI, None, 0.0)).float()
     task = TopN(TopN.Config(), "target")
     metrics = task.metrics(torch.device("cpu"))
-    for batch in batches(dataset, ("history", "target")):
+    for batch in batches(dataset, ("history", "target", "seen")):
         history = batch.weighted_ids["history"]
         queries_BI = torch.zeros(len(batch.labels), len(similarity_II))
         for row, items in enumerate(history.values().split(history.lengths().tolist())):
@@ -141,11 +141,12 @@ HISTORIES_AND_TARGETS = [([1, 2], [3, 5]), ([2], [0, 3]), ([0, 1, 4], [2]), ([],
 
 
 def bags(rows: list[tuple[list[int], list[int]]], padding: int = 0) -> Batch:
-    """Histories and targets, with empty rows at the end."""
-    columns = [[*column, *[[]] * padding] for column in zip(*rows, strict=True)]
+    """Histories, which are what is seen, and targets, with empty rows at the end."""
+    history, target = ([*column, *[[]] * padding] for column in zip(*rows, strict=True))
+    columns = [history, target, history]
     lengths = torch.tensor([len(ids) for column in columns for ids in column])
     values = torch.tensor([item for column in columns for ids in column for item in ids])
-    ids = KeyedJaggedTensor(["history", "target"], values, torch.ones(len(values)), lengths)
+    ids = KeyedJaggedTensor(["history", "target", "seen"], values, torch.ones(len(values)), lengths)
     ones = torch.ones(len(rows))
     return Batch(ones[:, None], KeyedJaggedTensor.empty(), ids, ones, ones, torch.tensor(1.0))
 

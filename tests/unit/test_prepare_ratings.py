@@ -483,9 +483,16 @@ def test_bags_show_the_training_ratings_and_ask_for_the_split_s(tmp_path: Path, 
             assert row["target"]
             assert sorted(zip(row["history"], row["history_weight"], strict=True)) == train[row[owner]]
     assert prepared.manifest.column("history").table == member
+    if layout == "users":
+        valid = {row["user"]: row["target"] for row in read(out, "valid")}
+        assert not any(row["seen"] for row in read(out, "train"))
+        assert all(row["seen"] == row["history"] for row in read(out, "valid"))
+        seen = [(sorted(row["seen"]), sorted([*row["history"], *valid.get(row["user"], [])])) for row in rows]
+        assert all(found == wanted for (found, wanted), row in zip(seen, rows, strict=True) if row["user"])
+        assert any(set(found) - set(row["history"]) for (found, _), row in zip(seen, rows, strict=True))
     loader = Loader(Dataset(out), "test", LoaderConfig(path=str(out), streams=1, window=8), batch=4)
     batch = next(loader.batches(0, 1))
-    assert batch.ids.keys() == [owner]
+    assert batch.ids.keys() == ([owner, "seen"] if layout == "users" else [owner])
     assert batch.weighted_ids.keys() == ["history", "target"]
 
 

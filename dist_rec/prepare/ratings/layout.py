@@ -31,7 +31,8 @@ def columns(layout: Layout, candidates: bool, levels: bool = False) -> tuple[Col
         return (label, *ids, *ranked)
     owner, member = ("user", "item") if layout == "users" else ("item", "user")
     bags = [column for name in ("history", "target") for column in _of_bag(name, member, levels)]
-    return (label, Column(name=owner, kind="categorical", table=owner), *bags)
+    seen = (Column(name="seen", kind="bag", table=member),) if layout == "users" else ()
+    return (label, Column(name=owner, kind="categorical", table=owner), *bags, *seen)
 
 
 def _of_bag(name: str, member: str, levels: bool) -> list[Column]:
@@ -62,8 +63,9 @@ def bags(encoded: Encoded, part: int, layout: Layout, levels: Levels = None) -> 
     """Shards with a row for each user (or item) that has a target in a part, by first appearance.
 
     The history holds the given ratings of that user (or item), the target those to predict; in training they are the
-    same. Users (or items) that training never saw have rows of their own, but share row 0 of the table. With levels, K
-    ascending ratings, there are also bags of ids K * member + index of its rating among the levels.
+    same. Seen is what a user has in the history or in earlier splits; nothing in training. Users (or items) that
+    training never saw have rows of their own, but share row 0 of the table. With levels, K ascending ratings, there are
+    also bags of ids K * member + index of its rating among the levels.
     """
     owner_N, row_K = encoded.ratings.user_N, encoded.user_K
     if layout == "items":
@@ -72,13 +74,17 @@ def bags(encoded: Encoded, part: int, layout: Layout, levels: Levels = None) -> 
     wanted_K = count(owner_N, target_N, row_K.size) > 0
     owners_R = np.flatnonzero(wanted_K)
     target = _bags(encoded, layout, target_N, owners_R, levels)
-    history = target
+    history, seen_N = target, np.zeros(len(encoded.ratings), np.bool_)
     if part != TRAIN:
-        history = _bags(encoded, layout, encoded.parts.given_N & gather(wanted_K, owner_N), owners_R, levels)
+        known_N = gather(wanted_K, owner_N)
+        history = _bags(encoded, layout, encoded.parts.given_N & known_N, owners_R, levels)
+        seen_N = (encoded.parts.given_N | encoded.parts.before(part)) & known_N
+    seen = {"seen": _bags(encoded, layout, seen_N, owners_R, None)[""]} if layout == "users" else {}
     table = pa.table(
         {"label": np.zeros(owners_R.size, np.float32), "user" if layout == "users" else "item": row_K[owners_R]}
         | {f"history{ending}": column for ending, column in history.items()}
         | {f"target{ending}": column for ending, column in target.items()}
+        | seen
     )
     for start in range(0, table.num_rows, SHARD_ROWS):
         yield table.slice(start, SHARD_ROWS)

@@ -51,6 +51,10 @@ class Parts:
         """The ratings that a model is trained or evaluated on in a split."""
         return (self.split_N == split) & (self.given_N == (split == TRAIN))
 
+    def before(self, split: int) -> Mask:
+        """The ratings of earlier splits."""
+        return (self.split_N >= TRAIN) & (self.split_N < split)
+
 
 class _Ranked(Config):
     """A split whose test items are each ranked among others, its candidates."""
