@@ -67,11 +67,13 @@ class Negatives:
         """For a prepared folder with users on a local disk; its pairs are verified, then mapped into memory.
 
         Raises:
-            UserError: if the folder has no seen pairs, or they are damaged.
+            UserError: if the folder has no seen pairs, they are damaged, or a user has seen all items.
         """
         tables = dataset.manifest.tables
         users, items = tables["user"].rows, tables["item"].rows
-        return cls(seen_pairs(dataset), users, items, seed, by, alpha, lambda user: _raw_user(dataset, user))
+        negatives = cls(seen_pairs(dataset), users, items, seed, by, alpha, lambda user: _raw_user(dataset, user))
+        negatives._check(np.arange(users), 1)
+        return negatives
 
     def draw(self, step: int, user_B: Ints, item_B: Ints, num: int, distinct: bool = False) -> NDArray[np.int32]:
         """Negatives of a batch, int32 [B, N].

@@ -16,8 +16,10 @@ from hypothesis import strategies as st
 from dist_rec.data.shards import Dataset
 from dist_rec.prepare import engine
 from dist_rec.prepare.ids import id_text
-from dist_rec.prepare.table.schema import TableSchema
+from dist_rec.prepare.table.chunks import Chunk
+from dist_rec.prepare.table.schema import Label, TableSchema
 from dist_rec.prepare.table.source import TableFiles
+from dist_rec.prepare.table.tokens import labels_of
 
 Values = list[int | None]
 INTEGERS = [pa.int8(), pa.int16(), pa.int32(), pa.int64(), pa.uint8(), pa.uint16(), pa.uint32(), pa.uint64()]
@@ -143,3 +145,19 @@ def test_every_pair_of_types_gives_the_same_shards(tmp_path: Path, kind: str) ->
             found[first, second] = contents(out)
     different = [pair for pair, content in found.items() if content != found[next(iter(train)), next(iter(test))]]
     assert not different
+
+
+@pytest.mark.parametrize(
+    ("labels", "positive"),
+    [
+        (pa.array([True, False, True]), "true"),
+        (pa.array([True, False, True]), "1"),
+        (pa.array([1.0, 0.0, 1.0]), "1.0"),
+        (pa.array([1.0, 0.0, 1.0]), "1"),
+        (pa.array(["1.0", "0.0", "1.0"]), "1"),
+        (pa.array(["true", "false", "true"]), "true"),
+    ],
+)
+def test_positive_labels_are_found_however_they_are_written(labels: pa.Array, positive: str) -> None:
+    chunk = Chunk("file", {"label": labels}, pa.array([], pa.string()), str)
+    assert labels_of(chunk, Label(column="label", positive=(positive,))).tolist() == [1, 0, 1]

@@ -22,6 +22,7 @@ from dist_rec.cli.main import app
 from dist_rec.core import spans
 from dist_rec.core.errors import UserError
 from dist_rec.data.loader import Loader, LoaderConfig
+from dist_rec.data.negatives import Negatives
 from dist_rec.data.shards import Dataset
 from dist_rec.prepare import engine
 from dist_rec.prepare import lines as lines_module
@@ -826,6 +827,17 @@ def test_order_without_timestamps(tmp_path: Path) -> None:
     assert prepare([raw], tmp_path / "out", LeaveOneOut(), Options()).warnings[0].startswith("the files have no timest")
     with pytest.raises(UserError, match="--range 5 1 is empty; give the lowest rating first"):
         prepare([raw], tmp_path / "no", Random(), Options(), bounds=(5, 1))
+
+
+def test_a_user_who_has_every_item_is_named(tmp_path: Path) -> None:
+    ratings = [Rating("omni", item, 5, 1) for item in "abc"] + [Rating("some", item, 5, 2) for item in "ab"]
+    test = write(tmp_path / "test", [Rating("some", "c", 5, 3)])
+    train = write(tmp_path / "train", ratings)
+    prepared = prepare([train], tmp_path / "out", Given(), Options(implicit=True), [test])
+    (said,) = [warning for warning in prepared.warnings if "every item" in warning]
+    assert said.startswith("1 users have every item in training, first user omni: negatives cannot be drawn")
+    with pytest.raises(UserError, match="user omni has seen all but 0 of 3 items"):
+        Negatives.of(Dataset(tmp_path / "out"), 0)
 
 
 def test_rows_with_an_empty_history_are_named(tmp_path: Path) -> None:

@@ -20,6 +20,8 @@ def remark(encoded: Encoded, splitter: Splitter, layout: Layout, warn: Warn) -> 
     """Warns of properties of the data that a user may not expect."""
     if splitter.name == "leave-one-out":
         _of_untested(encoded.ratings, encoded.parts, warn)
+    if layout == "interactions":
+        _of_full_users(encoded, warn)
     if splitter.name == "held-out-users":
         _of_held_out(encoded.ratings, encoded.parts, warn)
     for part in (VALID, TEST):
@@ -35,6 +37,15 @@ def _of_untested(ratings: Ratings, parts: Parts, warn: Warn) -> None:
     if users := _different(ratings.user_N, untested_N, len(ratings.users)):
         why = "they have too few ratings, or none in --test"
         warn(f"{users} users have no test rating, first user {ratings.first_user(untested_N)}: {why}")
+
+
+def _of_full_users(encoded: Encoded, warn: Warn) -> None:
+    ratings, train_N = encoded.ratings, encoded.parts.targets(TRAIN)
+    full_K = count(ratings.user_N, train_N, len(ratings.users)) >= encoded.items - 1
+    full_N = train_N & gather(full_K, ratings.user_N)
+    if full := int(full_K.sum()):
+        first = f"first user {ratings.first_user(full_N)}"
+        warn(f"{full} users have every item in training, {first}: negatives cannot be drawn for them; leave them out")
 
 
 def _of_held_out(ratings: Ratings, parts: Parts, warn: Warn) -> None:

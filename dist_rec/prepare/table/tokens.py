@@ -13,6 +13,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from dist_rec.core.errors import UserError
+from dist_rec.prepare.ids import id_text
 from dist_rec.prepare.table.chunks import Chunk
 from dist_rec.prepare.table.schema import Categorical, Cross, IdColumn, Jagged, Label, TableSchema
 
@@ -34,7 +35,7 @@ def labels_of(chunk: Chunk, label: Label) -> NDArray[np.float64]:
     if label.positive:
         text = chunk.text(label.column)
         missing_N = text.is_null().to_numpy(zero_copy_only=False)
-        positive = pc.is_in(text, pa.array(label.positive, pa.string()))
+        positive = pc.is_in(text, _as_ids(label.positive, chunk.columns[label.column].type))
         label_N = positive.to_numpy(zero_copy_only=False).astype(np.float64)
     else:
         label_N = chunk.numbers(label.column)
@@ -43,6 +44,13 @@ def labels_of(chunk: Chunk, label: Label) -> NDArray[np.float64]:
         where = chunk.where(int(missing_N.argmax()))
         raise UserError(f"{where}: the label {label.column} is missing; remove the row")
     return label_N
+
+
+def _as_ids(values: tuple[str, ...], of: pa.DataType) -> pa.StringArray:
+    """Values as those of a column of a type are read: 1.0 is 1, and so is true among booleans."""
+    if pa.types.is_boolean(of):
+        values = tuple({"true": "1", "false": "0"}.get(value.lower(), value) for value in values)
+    return id_text(pa.array(values, pa.string()))
 
 
 def tokens_of(chunk: Chunk, schema: TableSchema, name: str, feature: IdColumn | Cross) -> Tokens:
