@@ -31,8 +31,7 @@ def build_model(spec: Spec, process: Process) -> DistributedModelParallel:
     head = spec.build_head().to(process.device)
     catalog = None if spec.catalog is None else build_catalog(spec.catalog, spec.manifest, config.embedding)
     embeddings = EmbeddingLayer(spec.lookups, spec.tables)
-    targets = None if spec.catalog is None else spec.catalog.feature
-    precise = Precise(head, config.train.precision, process.device, targets, _lane_state(spec, process))
+    precise = Precise(head, config.train.precision, process.device, spec.catalog, _lane_state(spec, process))
     model = Recommender(embeddings, precise, catalog, Objective(spec.task))
     return shard(model, model.embeddings, spec.tables, process, config.seed)
 
