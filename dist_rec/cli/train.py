@@ -77,6 +77,13 @@ def _train(settings: Any, name: str, run: Path | None, resume: bool, allow_chang
     if not process.first:
         return None
     console.print(_report(result, folder.path, process.world))
+    if (stop := result["stop"])["reason"] == "patience":
+        train, best = settings.train, settings.task.best
+        console.print(
+            f"stopped early, after step {stop['step']} of {stop['steps']}: no better {best} than that of step "
+            f"{result['best_step']} in {train.patience} evaluations (train.patience)",
+            soft_wrap=True,
+        )
     return {"run": str(folder), **result}
 
 

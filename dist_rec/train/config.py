@@ -60,7 +60,9 @@ class TrainConfig(Config):
     eval_batch: int = Field(8192, gt=0)
     """Rows of a global batch in evaluation."""
     patience: int | None = Field(None, gt=0)
-    """Stop after this many consecutive evaluations without a better score; not set: never."""
+    """Stop after this many consecutive evaluations without a better score (`task.best`); not set: never."""
+    least_gain: float = Field(0.0, ge=0)
+    """By how much the validation score has to be better than the best so far to become the best."""
     precision: Literal["bf16", "fp32", "fp64"] = "bf16"
     """Precision of the dense part. bf16: matrix products in bfloat16; the rest in float32, like the embeddings.
     fp64: all in float64, so that rounding hardly depends on the number of processes; takes twice as long as fp32.
@@ -84,9 +86,9 @@ class CheckpointConfig(Config):
     """Saving of the training state."""
 
     every: int | None = Field(None, gt=0)
-    """Steps between checkpoints; not set: at each evaluation."""
+    """Steps between checkpoints; not set: at each evaluation. The best model so far and the last one are saved, too."""
     keep: int = Field(2, gt=0)
-    """Newest checkpoints to keep, beside the best one."""
+    """Newest checkpoints of these steps to keep, beside the best and the last one."""
     asynchronous: bool = True
     """Train while a copy of the state is written; the copy takes as much host memory as the state."""
 

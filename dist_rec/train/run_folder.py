@@ -25,7 +25,7 @@ class RunFolder:
     config.toml     all settings in effect
     checkpoints/    see `Checkpoints`
     metrics.jsonl   and tensorboard/: written by `Reporter`
-    result.json     of a run that has ended
+    result.json     of a run that has ended, or was interrupted
     .lock           see `Lock`
     """
 
@@ -53,6 +53,11 @@ class RunFolder:
             return json.loads(self._result.read_text())
         except (OSError, ValueError):
             return {}
+
+    @property
+    def ended(self) -> bool:
+        """Whether the training has ended and was not interrupted."""
+        return self.result.get("stop", {}).get("reason", "steps") in ("steps", "patience") and bool(self.result)
 
     def checkpoints(self, process: Process) -> Checkpoints:
         """The checkpoints of the run, to be read by all processes together."""

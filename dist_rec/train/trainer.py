@@ -18,6 +18,7 @@ from dist_rec.core.noise import noise
 from dist_rec.core.process import Process, on_all
 from dist_rec.core.splitmix import stream, words
 from dist_rec.data.shards import Dataset
+from dist_rec.tasks.task import Task
 from dist_rec.train.clock import Clock
 from dist_rec.train.config import RunConfig
 from dist_rec.train.evaluator import evaluate
@@ -46,9 +47,9 @@ class Trainer:
                 log.warning("%s: %s", self.dataset.path, warning)
         if config.data.on_corrupt == "error":
             self.dataset.check_files()
-        if config.train.patience and "valid" not in self.dataset.manifest.splits:
-            raise UserError(f"train.patience needs a validation split, but {self.dataset.path} has none")
         spec = resolve(config, self.dataset.manifest)
+        if config.train.patience:
+            _check_judged(self.dataset, spec.task)
         self.task = spec.task
         self.train_loader = spec.training_loader(self.dataset, process)
         # Created before training, so that a split that cannot be scored is an error now.
@@ -96,11 +97,15 @@ class Trainer:
         """Trains to the end, or until the validation score stops improving, and evaluates the best model.
 
         Returns:
-            `{"train": {...}, "valid": {...}, "test": {...}}`, also written to `result.json`.
+            `{"train": {...}, "valid": {...}, "test": {...}, "stop": {...}}`, also written to `result.json`.
+
+        Raises:
+            Interrupted: if a signal stops the run; `result.json` then has no scores.
         """
         first, rows_before = self.progress.step, self._trained_rows()
         steps, rows_until = self.lengths.steps, self.train_loader.rows_until
-        interruption, stopped = Interruption(self.process), False
+        interruption, asked = Interruption(self.process), None
+        stop = self.lengths.stop(self.progress)
         if not first and self.config.pretrained.runs:
             start_from(self.model, self.config.pretrained.runs, self.process)
         self.model.train()
@@ -108,25 +113,28 @@ class Trainer:
         batches = self.clock.each("wait for data", self.train_loader.batches(first, steps))
         folder = self.folder if self.process.first else None
         with Reporter(folder, rows_until(steps), rows_until(first), first) as report:
-            while not (stopped or self.lengths.ended(self.progress)):
+            while stop is None:
                 segment = Segment(batches, self.lengths.segment_end(self.progress.step) - self.progress.step)
                 with self.clock.of("train"):
                     self._run_segment(segment, report, interruption)
-                    stopped = interruption.asked()
+                    asked = interruption.asked()
                 self._count_skipped()
                 if self.lengths.evaluates(self.progress.step):
                     self._evaluate(report)
-                with self.clock.of("checkpoint"):
-                    self.saver.save(self.progress.step, self.model, self.optimizer, self._state())
+                stop = self.lengths.stop(self.progress, asked)
+                if stop or self.lengths.saves(self.progress):
+                    with self.clock.of("checkpoint"):
+                        self.saver.save(self.progress.step, self.model, self.optimizer, self._state())
             with self.clock.of("checkpoint"):
                 self.saver.close()
-            if stopped:
-                where = f"step {self.progress.step} of {steps}"
-                raise Interrupted(f"stopped after {where}; go on with --resume --run-dir {self.folder}")
-            scores = self._final_scores()
-        result = {**scores, "train": self._training(first, rows_before), "parameters": self.parameters}
+            scores = {} if asked else self._final_scores()
+        training = self._training(first, rows_before)
+        result = {**scores, "stop": stop._asdict(), "train": training, "parameters": self.parameters}
         if self.process.first:
             self.folder.write_result(result)
+        if asked:
+            where = f"after step {stop.step} of {stop.steps} by {stop.reason}"
+            raise Interrupted(f"stopped {where}; go on with --resume --run-dir {self.folder}")
         return result
 
     def _run_segment(self, batches: Segment, report: Reporter, interruption: Interruption) -> None:
@@ -189,7 +197,10 @@ class Trainer:
             return
         scores = self._score("valid")
         report.log("valid", self.progress.step, **scores)
-        self.progress = judge(self.progress, scores[self.task.config.best], self.task.is_better)
+        best, step = self.task.config.best, self.progress.step
+        if math.isnan(scores[best]) and self.lengths.patience and self.process.first:
+            log.warning("train.patience does not count the evaluation after step %d, which has no %s", step, best)
+        self.progress = judge(self.progress, scores[best], self.task.is_better, self.config.train.least_gain)
 
     def _final_scores(self) -> dict[str, Any]:
         best = self.progress.best_step
@@ -231,3 +242,15 @@ class Trainer:
         total = torch.as_tensor(value, device=self.process.device).clone()
         torch.distributed.all_reduce(total)
         return total.item()
+
+
+def _check_judged(dataset: Dataset, task: Task) -> None:
+    """Raises UserError if early stopping would never have a score to go by."""
+    valid = dataset.manifest.splits.get("valid")
+    if valid is None:
+        raise UserError(f"train.patience needs a validation split, but {dataset.path} has none")
+    if (reason := task.has_no_score(valid)) is not None:
+        raise UserError(
+            f"train.patience waits for a better {task.config.best}, but the validation split of {dataset.path} has "
+            f"none: {reason}; set another task.best, or leave out train.patience"
+        )

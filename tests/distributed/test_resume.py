@@ -1,6 +1,7 @@
 """Stop and go on: the same losses and the same model on other numbers of processes and under other shardings."""
 
 import json
+import math
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -294,6 +295,34 @@ def test_only_the_newest_and_the_best_are_kept(data: Path, tmp_path: Path) -> No
     (result, _), *_ = run_distributed(train, 1, config, tmp_path)
     kept = {int(path.name[5:]) for path in (tmp_path / "checkpoints").glob("step_*")}
     assert kept == {21, 24, result["best_step"]}
+
+
+def test_checkpoints_rarer_than_evaluations(data: Path, tmp_path: Path) -> None:
+    config = settings(data, evaluate_every=2)
+    config["checkpoint"] = {"every": 10, "keep": 100}
+    (whole, digest), *_ = run_distributed(train, 1, config, tmp_path / "whole")
+    kept = {int(path.name[5:]) for path in (tmp_path / "whole/checkpoints").glob("step_*")}
+    assert kept == {10, 20, 24, whole["best_step"]}
+    run_distributed(train_until, 1, config, tmp_path / "parts", 14)
+    assert run_distributed(train, 1, config, tmp_path / "parts")[0][1] == digest
+    check_same_curve(tmp_path / "parts", tmp_path / "whole", 1e-12)
+
+
+def without_scores(config: dict, folder: Path) -> dict:
+    """Trains with a validation score that is a number in the first and third evaluation only."""
+    folder.mkdir(exist_ok=True)
+    trainer = Trainer(RunConfig.parse(config), this_process("cpu"), RunFolder(folder))
+    evaluate, scores = trainer._score, iter([0.5, math.nan, 0.4, math.nan, 0.3, 0.2])
+    trainer._score = lambda split: {**evaluate(split), "auc": next(scores)} if split == "valid" else evaluate(split)
+    trainer._final_scores = dict
+    return trainer.fit()["stop"]
+
+
+def test_patience_waits_for_evaluations_that_have_a_score(data: Path, tmp_path: Path) -> None:
+    config = settings(data, evaluate_every=2, patience=2)
+    (stop,) = run_distributed(without_scores, 1, config, tmp_path)
+    assert stop == json.loads((tmp_path / "result.json").read_text())["stop"]
+    assert stop == {"reason": "patience", "step": 10, "steps": STEPS}
 
 
 def not_finite(data: Path, folder: Path, action: str) -> Any:
