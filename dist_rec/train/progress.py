@@ -2,9 +2,11 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from typing import NamedTuple, Self
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, NamedTuple, Self
 
+from dist_rec.core.errors import UserError
 from dist_rec.train.config import RunConfig
 
 
@@ -21,6 +23,13 @@ class Progress:
     """Rows of damaged blocks, skipped by all processes together."""
     skipped_steps: list[int] = field(default_factory=list)
     """Steps skipped because the loss was NaN or infinite."""
+
+    @classmethod
+    def of(cls, values: dict[str, Any], where: Path) -> Self:
+        """The progress that the file `where` has; raises UserError for a value that this version does not know."""
+        if unknown := sorted(values.keys() - {known.name for known in fields(cls)}):
+            raise UserError(f"{where}: unknown key 'progress.{unknown[0]}'; go on with the version that wrote it")
+        return cls(**values)
 
 
 def judge(

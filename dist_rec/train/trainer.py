@@ -8,6 +8,7 @@ import logging
 import math
 from collections import deque
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from dist_rec.core.process import Process, on_all
 from dist_rec.core.splitmix import stream, words
 from dist_rec.data.shards import Dataset
 from dist_rec.tasks.task import Task
+from dist_rec.train.checkpoint import STATE
 from dist_rec.train.clock import Clock
 from dist_rec.train.config import RunConfig
 from dist_rec.train.evaluator import evaluate
@@ -73,25 +75,37 @@ class Trainer:
         """Loads the newest undamaged checkpoint, if there is one.
 
         Args:
-            allow_changes: whether config and data may differ from those of the checkpoint.
+            allow_changes: whether the config may differ from that of the checkpoint.
 
         Raises:
-            UserError: if they differ and may not; the message lists the differences.
+            UserError: if it differs and may not, with a list of the differences; if the data are others, in which the
+                number of steps is no position.
         """
         step = self.checkpoints.newest()
         if step is None:
             return self.saver.set_aside(0)
-        state = self.checkpoints.state(step)
-        changes = self.config.changes(RunConfig.parse(state["config"]))
+        state, file = self.checkpoints.state(step), self.checkpoints.path(step) / STATE
         if state["data"] != self.dataset.manifest.checksum:
-            changes.append(f"the data: {self.dataset.path} is not what the run was trained on")
+            raise UserError(
+                f"{self.folder} cannot go on: it was trained on other data than {self.dataset.path}; start a new run "
+                f"from its model with pretrained.runs=['{self.folder}']"
+            )
+        changes = self._changes_since(state["config"], file)
         if changes and not allow_changes:
             raise UserError(
                 f"{self.folder} cannot go on with {'; '.join(changes)} (use --allow-changes to go on nevertheless)"
             )
+        progress = Progress.of(state["progress"], file)
         self.checkpoints.load(step, self.model, self.optimizer)
         self.saver.set_aside(step)
-        self.progress = Progress(**state["progress"])
+        self.progress = progress
+
+    def _changes_since(self, config: dict[str, Any], file: Path) -> list[str]:
+        """Differences to the config of a checkpoint, which `file` has and another version may have written."""
+        try:
+            return self.config.changes(RunConfig.parse(config))
+        except UserError as error:
+            return [f"the config in {file}: {error}"]
 
     def fit(self) -> dict[str, Any]:
         """Trains to the end, or until the validation score stops improving, and evaluates the best model.
@@ -153,6 +167,7 @@ class Trainer:
             progress.step += 1
             if len(unchecked) > late:
                 self._check_finite(*unchecked.popleft())
+            self.folder.keep()
             if progress.step % self.config.train.log_every == 0:
                 report.log("train", progress.step, loss=self._global_sum(output.loss) / self.process.world)
             if interruption.agreed(progress.step):

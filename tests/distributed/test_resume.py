@@ -138,9 +138,24 @@ def test_changes_are_refused_by_name(data: Path, tmp_path: Path) -> None:
     with pytest.raises(ProcessFailure, match=r"UserError: .*optimizer.lr: 0.001 → 0.5"):
         run_distributed(train, 1, changed, tmp_path / "run")
     other = write_small_data(tmp_path / "other", rows=601)
-    with pytest.raises(ProcessFailure, match=r"UserError: .*the data: .*other is not"):
-        run_distributed(train, 1, settings(other), tmp_path / "run")
+    for allow_changes in (False, True):
+        said = rf"UserError: {tmp_path}/run cannot go on: .* other data than .*other; .* pretrained.runs=\['.*/run'\]"
+        with pytest.raises(ProcessFailure, match=said):
+            run_distributed(train, 1, settings(other), tmp_path / "run", allow_changes)
     run_distributed(train, 1, changed, tmp_path / "run", True)
+
+
+def test_the_config_of_another_version_is_a_change(data: Path, tmp_path: Path) -> None:
+    config = settings(data)
+    run_distributed(train_until, 1, config, tmp_path, 7)
+    file = tmp_path / "checkpoints/step_00000007/state.json"
+    state = json.loads(file.read_text().replace('"log_every"', '"log_interval"'))
+    del state["checksum"]
+    file.write_text(json.dumps({**state, "checksum": checkpoint.checksum_of(state)}))
+    said = rf"UserError: .* the config in {file}: unknown key 'train\.log_interval'; .*--allow-changes"
+    with pytest.raises(ProcessFailure, match=said):
+        run_distributed(train, 1, config, tmp_path)
+    assert run_distributed(train, 1, config, tmp_path, True)[0][0]["train"]["steps"] == STEPS - 7
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import math
 import operator
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -58,6 +59,12 @@ def test_checkpoints_are_due_by_their_own_period_and_for_the_best() -> None:
     lengths = Lengths(100, 10, 10, 25, None)
     due = [step for step in (10, 20, 25, 30, 50) if lengths.saves(Progress(step, best_step=20))]
     assert due == [20, 25, 50]
+
+
+def test_progress_that_another_version_wrote() -> None:
+    assert Progress.of({"step": 3, "best_step": 2}, Path("state.json")) == Progress(3, 2)
+    with pytest.raises(UserError, match=r"run/state\.json: unknown key 'progress\.epoch'"):
+        Progress.of({"step": 3, "epoch": 2}, Path("run/state.json"))
 
 
 @given(LENGTHS)
