@@ -1,8 +1,8 @@
 """The configuration of a run: the configs of its components, put together."""
 
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from dist_rec.core.config import Config
 from dist_rec.core.errors import UserError
@@ -80,6 +80,15 @@ class PretrainedConfig(Config):
 
     runs: tuple[str, ...] = ()
     """Folders of runs. Tables of the same name are copied; `Head.adopt` takes parameters of their heads."""
+    optimizer: bool = False
+    """Whether the state of the optimizers comes along, as in training on each day's new rows: from one run, which had
+    the same head, tables and optimizers."""
+
+    @model_validator(mode="after")
+    def _comes_from_one_run(self) -> Self:
+        if self.optimizer and len(self.runs) != 1:
+            raise ValueError(f"the optimizers' state comes from one run, and pretrained.runs has {len(self.runs)}")
+        return self
 
 
 class CheckpointConfig(Config):

@@ -6,7 +6,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torchrec.distributed import DistributedModelParallel
-from torchrec.optim.clipping import GradientClipping, GradientClippingOptimizer
 from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizer, KeyedOptimizerWrapper
 from torchrec.optim.optimizers import in_backward_optimizer_filter
 
@@ -19,6 +18,7 @@ from dist_rec.embedding.row_optimizer import RowOptimizer
 from dist_rec.embedding.sharding import shard
 from dist_rec.embedding.updates import Replicated
 from dist_rec.train.config import OptimizerConfig, RunConfig
+from dist_rec.train.dense_optimizer import DenseOptimizer
 from dist_rec.train.lane_state import LaneState
 from dist_rec.train.recommender import Objective, Precise, Recommender
 from dist_rec.train.spec import Spec
@@ -57,8 +57,7 @@ def build_optimizer(config: RunConfig, model: DistributedModelParallel) -> Combi
             optimizers.append(KeyedOptimizerWrapper({name: parameter}, partial(update.optimizer, **update.arguments)))
     if dense:
         keyed = KeyedOptimizerWrapper(dense, lambda parameters: _dense_optimizer(config.optimizer, parameters))
-        clip = config.optimizer.clip_norm
-        optimizers.append(GradientClippingOptimizer(keyed, GradientClipping.NORM, clip) if clip else keyed)
+        optimizers.append(DenseOptimizer(keyed, config.optimizer.clip_norm))
     return CombinedOptimizer(optimizers)
 
 

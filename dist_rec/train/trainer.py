@@ -23,6 +23,7 @@ from dist_rec.tasks.task import Task
 from dist_rec.train.checkpoint import STATE
 from dist_rec.train.clock import Clock
 from dist_rec.train.config import RunConfig
+from dist_rec.train.dense_optimizer import gradient_report
 from dist_rec.train.evaluator import evaluate
 from dist_rec.train.interruption import Interruption
 from dist_rec.train.model import build_model, build_optimizer
@@ -58,7 +59,7 @@ class Trainer:
         splits = [split for split in self.dataset.manifest.splits if split in ("valid", "test")]
         self.scored = {split: spec.evaluation_loader(self.dataset, split, process) for split in splits}
         self.lengths = Lengths.of(config, self.train_loader.steps_per_epoch)
-        self.parameters = spec.count_parameters()
+        self.parameters, self.learning_rates = spec.count_parameters(), spec.learning_rates()
         self.model = build_model(spec, process)
         self.optimizer = build_optimizer(config, self.model)
         self.schedule = Schedule(config.schedule, [self.optimizer], self.lengths.steps)
@@ -69,6 +70,7 @@ class Trainer:
         self.saver = Saver(self.checkpoints, config.checkpoint, process)
         self.progress = Progress()
         self.clock = Clock()
+        self._factor = 1.0
         self._step_seeds = stream(config.seed, process.rank)
 
     def resume(self, allow_changes: bool = False) -> None:
@@ -88,7 +90,7 @@ class Trainer:
         if state["data"] != self.dataset.manifest.checksum:
             raise UserError(
                 f"{self.folder} cannot go on: it was trained on other data than {self.dataset.path}; start a new run "
-                f"from its model with pretrained.runs=['{self.folder}']"
+                f"with pretrained.runs=['{self.folder}'], and with pretrained.optimizer=true to keep its optimizers"
             )
         changes = self._changes_since(state["config"], file)
         if changes and not allow_changes:
@@ -120,8 +122,10 @@ class Trainer:
         steps, rows_until = self.lengths.steps, self.train_loader.rows_until
         interruption, asked = Interruption(self.process), None
         stop = self.lengths.stop(self.progress)
-        if not first and self.config.pretrained.runs:
-            start_from(self.model, self.config.pretrained.runs, self.process)
+        if not first and (pretrained := self.config.pretrained).runs:
+            optimizer = self.optimizer if pretrained.optimizer else None
+            start_from(self.model, pretrained.runs, self.process, optimizer)
+        gradient_report(self.optimizer)  # forgets the step, of no gradient, in which optimizers make their state
         self.model.train()
         self.saver.reserve(self.model, self.optimizer)
         batches = self.clock.each("wait for data", self.train_loader.batches(first, steps))
@@ -169,11 +173,16 @@ class Trainer:
                 self._check_finite(*unchecked.popleft())
             self.folder.keep()
             if progress.step % self.config.train.log_every == 0:
-                report.log("train", progress.step, loss=self._global_sum(output.loss) / self.process.world)
+                report.log("train", progress.step, **self._measured(output.loss))
             if interruption.agreed(progress.step):
                 batches.close()
         for step, loss in unchecked:
             self._check_finite(step, loss)
+
+    def _measured(self, loss: torch.Tensor) -> dict[str, float]:
+        """What is reported of the last step: the global loss, the learning rates and the dense gradient."""
+        rates = {name: self._factor * rate for name, rate in self.learning_rates.items()}
+        return {"loss": self._global_sum(loss) / self.process.world, **rates, **gradient_report(self.optimizer)}
 
     def _count_skipped(self) -> None:
         progress, loader = self.progress, self.train_loader
@@ -198,7 +207,7 @@ class Trainer:
 
     def _set_step(self, step: int) -> None:
         """Learning rate and random numbers are functions of the step, so a checkpoint need not hold them."""
-        self.schedule.apply(step)
+        self._factor = self.schedule.apply(step)
         noise.begin(self.config.seed, step, *self.train_loader.share(step))
         seed = int(words(self._step_seeds, np.array([step]))[0])
         # For random draws of heads and devices. `torch.manual_seed` would also look for all other devices, which took

@@ -145,6 +145,51 @@ def test_changes_are_refused_by_name(data: Path, tmp_path: Path) -> None:
     run_distributed(train, 1, changed, tmp_path / "run", True)
 
 
+def test_a_run_on_new_rows_starts_from_the_optimizers_of_another(data: Path, tmp_path: Path) -> None:
+    day = write_small_data(tmp_path / "day", rows=350)
+    config, first = {**settings(data), "schedule": {}}, tmp_path / "first"
+    config["embedding"]["optimizer"] = "adagrad"
+    run_distributed(train, 2, {**config, "train": {**config["train"], "steps": 10, "evaluate_every": 10}}, first)
+    (first / "config.toml").write_text(RunConfig.parse(config).to_toml())
+    next_day = {**config, "data": {**config["data"], "path": str(day)}, "train": {"precision": "fp32", "batch": BATCH}}
+    for optimizer in (False, True):
+        (tmp_path / f"{optimizer}").mkdir()
+        pretrained = {"runs": (str(first),), "optimizer": optimizer}
+        (found,) = run_distributed(fresh_state, 1, {**next_day, "pretrained": pretrained}, tmp_path / f"{optimizer}")
+        (saved,) = run_distributed(saved_state, 1, config, first)
+        assert (found == pytest.approx(saved)) is optimizer
+    (result, _), *_ = run_distributed(train, 1, {**next_day, "pretrained": pretrained}, tmp_path / "run")
+    assert (result["train"]["rows"], result["train"]["steps"]) == (350, 6)
+    other = {**next_day, "pretrained": pretrained, "head": {"name": "tests.small_head", "dim": 16}}
+    with pytest.raises(ProcessFailure, match=r"UserError: .* columns, this model's has 16"):
+        run_distributed(train, 1, other, tmp_path / "other")
+
+
+def optimizer_sums(trainer: Trainer) -> list[float]:
+    state = state_of(trainer.model, trainer.optimizer)
+    sums = {name: value for name, value in state.items() if name.startswith("optimizer.")}
+    return [sum(float(part.tensor.sum()) for part in parts(value)) for _, value in sorted(sums.items())]
+
+
+def saved_state(config: dict, folder: Path) -> list[float]:
+    """Sums of the optimizers' tensors in the best checkpoint of a run."""
+    trainer = Trainer(RunConfig.parse(config), this_process("cpu"), RunFolder(folder))
+    trainer.checkpoints.load(trainer.checkpoints.find("best"), trainer.model, trainer.optimizer)
+    return optimizer_sums(trainer)
+
+
+def fresh_state(config: dict, folder: Path) -> list[float]:
+    """Sums of the optimizers' tensors before the first step of a run."""
+    trainer = Trainer(RunConfig.parse(config), this_process("cpu"), RunFolder(folder))
+    trainer.optimizer.init_state()
+    found: list[float] = []
+    trainer.saver.reserve = lambda *_: found.extend(optimizer_sums(trainer))
+    trainer.lengths = replace(trainer.lengths, steps=0)
+    trainer._final_scores = dict
+    trainer.fit()
+    return found
+
+
 def test_the_config_of_another_version_is_a_change(data: Path, tmp_path: Path) -> None:
     config = settings(data)
     run_distributed(train_until, 1, config, tmp_path, 7)

@@ -58,7 +58,7 @@ def test_a_key_that_this_version_does_not_know_is_told_with_its_file(tmp_path: P
     config = SETTINGS.to_toml().replace(line.split("\n")[0], line)
     (tmp_path / "config.toml").write_text(config)
     with pytest.raises(UserError, match=rf"{tmp_path}/config\.toml: {message}; known: .* rename or remove the key"):
-        RunFolder(tmp_path).config
+        _ = RunFolder(tmp_path).config
 
 
 def test_a_run_that_cannot_be_built_makes_no_folder(tmp_path: Path) -> None:
