@@ -14,7 +14,19 @@ from pathlib import Path
 import pytest
 
 from dist_rec.core.schema import Manifest, Split, Table
-from tests.integration.conftest import CONFIG, DIST_REC, LOCAL, SMALL, Criteo, Ended, dist_rec, environment, run, train
+from tests.integration.conftest import (
+    CONFIG,
+    DIST_REC,
+    LOCAL,
+    SMALL,
+    Criteo,
+    Ended,
+    dist_rec,
+    environment,
+    metrics,
+    run,
+    train,
+)
 from tests.small_data import write_small_data
 from tests.small_head import MANIFEST
 
@@ -141,6 +153,17 @@ def test_patience_without_a_score_to_wait_for(tmp_path: Path, refused: Refused) 
     manifest.model_copy(update={"splits": {**manifest.splits, "valid": valid}}).save(data)
     settings = (CONFIG, f"data.path={data}", *SMALL, "--run-dir", tmp_path / "run", "train.patience=2")
     assert f"validation split of {data} has none: all 150 labels are 0" in refused(*DIST_REC, "train", *settings)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_run_that_diverges_keeps_its_curve(tmp_path: Path, processes: int) -> None:
+    data, folder = write_small_data(tmp_path / "data"), tmp_path / "run"
+    diverging = ("train.log_every=1", "embedding.optimizer=sgd", "embedding.lr=1e36", "optimizer.name=sgd")
+    said = train(processes, data, folder, *diverging, "optimizer.lr=9", "train.batch=60", code=2).err.splitlines()[-1]
+    assert said.startswith("error: the loss is "), said
+    step = int(said.split(" in step ")[1].split()[0])
+    assert step > 0 and [line["step"] for line in metrics(folder, "train")] == list(range(1, step + 1))
+    assert list((folder / "tensorboard").glob("events.*")) and not list(folder.glob("checkpoints/*"))
 
 
 def test_what_the_system_refuses(tmp_path: Path, refused: Refused, criteo: Criteo) -> None:
