@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -169,6 +170,20 @@ def test_a_result_that_cannot_be_written_is_told(tmp_path: Path, caplog: pytest.
     RunFolder(tmp_path).write_result({"best_step": None})
     assert f"{tmp_path}/result.json was not written: [Errno 28]" in caplog.text
     assert not (tmp_path / "result.json").exists() and RunFolder(tmp_path).result == {}
+
+
+@pytest.mark.parametrize(
+    ("result", "ended"),
+    [
+        ({}, False),
+        ({"test": {}}, True),
+        ({"stop": {"reason": "SIGTERM"}}, False),
+        ({"stop": {"reason": "steps"}}, True),
+    ],
+)
+def test_a_run_that_was_interrupted_has_not_ended(tmp_path: Path, result: dict[str, Any], ended: bool) -> None:
+    RunFolder(tmp_path).write_result(result)
+    assert RunFolder(tmp_path).ended is ended
 
 
 @pytest.mark.parametrize(("command", "default"), [("train", "runs/CONFIG-DATE-TIME"), ("evaluate", "the run's")])
