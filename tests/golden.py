@@ -27,6 +27,8 @@ CONFIGS = ROOT / "configs"
 HALF, STEPS = 25, 50
 # Not trained from scratch: it starts from a run of another config, which comes before it.
 STARTS_FROM = {"llorma_ml1m": "mf_ml1m"}
+# Records of a step that earlier commits do not write.
+NEW = ("time", "lr", "embedding_lr", "grad_norm", "clipped")
 
 
 def data_of_configs() -> dict[str, str]:
@@ -143,10 +145,10 @@ def numbers(run: Path) -> dict[str, Any]:
 
 
 def canonical(run: dict[str, Any]) -> dict[str, Any]:
-    """The numbers of a run without the place that a head has in the model, and without a VAE's own count of steps."""
+    """The numbers of a run that all commits tell, without the place of a head in the model and a VAE's step count."""
     names = {name: re.sub(r"\.(precise|objective|encoder)\.head\.", ".head.", name) for name in run["tensors"]}
     tensors = {names[name]: value for name, value in run["tensors"].items() if not name.endswith(".head.steps")}
-    lines = [{key: value for key, value in line.items() if key != "time"} for line in run["lines"]]
+    lines = [{key: value for key, value in line.items() if not key.startswith(NEW)} for line in run["lines"]]
     return {**run, "tensors": tensors, "lines": lines}
 
 

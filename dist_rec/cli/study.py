@@ -145,7 +145,7 @@ def _train(run: StudyRun, data: Path, place: Place, seed: int) -> dict[str, Any]
         changes = RunConfig.parse(read_toml(config, settings)).changes(folder.config)
         if changes:
             raise UserError(f"{folder} was trained with other settings ({'; '.join(changes)}); remove it to retrain")
-    if not folder.result:
+    if not folder.ended:
         words = ["train", str(config), *settings, "--run-dir", str(folder), *(["--resume"] if begun else [])]
         _python(*LAUNCH, str(place.processes), *DIST_REC, *words)
     return folder.result

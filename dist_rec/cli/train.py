@@ -22,7 +22,7 @@ def train(
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint in --run-dir.")] = False,
     allow_changes: Annotated[
-        bool, typer.Option("--allow-changes", help="Resume even if config or data have changed.")
+        bool, typer.Option("--allow-changes", help="Resume even if the config has changed.")
     ] = False,
     print_config: Annotated[
         bool, typer.Option("--print-config", help="Print all settings in effect and stop.")
@@ -59,14 +59,15 @@ def _train(settings: Any, name: str, run: Path | None, resume: bool, allow_chang
 
     from dist_rec.core.process import on_first, process_group, this_process
     from dist_rec.embedding.sharding import plan_table
-    from dist_rec.train.run_folder import RunFolder
+    from dist_rec.train.run_folder import RunFolder, reserve
     from dist_rec.train.trainer import Trainer
 
     process = this_process(settings.train.device)
     console = Console(stderr=True)
     with process_group(process), ExitStack() as stack:
-        folder = RunFolder(run or on_first(process, lambda: Path(f"runs/{name}-{datetime.now():%Y%m%d-%H%M%S}")))
-        on_first(process, lambda: stack.enter_context(folder.owned(resume)))
+        new = Path(f"runs/{name}-{datetime.now():%Y%m%d-%H%M%S}")
+        folder = RunFolder(run or on_first(process, lambda: reserve(new)))
+        on_first(process, lambda: stack.enter_context(folder.owned(resume, reserved=run is None)))
         trainer = Trainer(settings, process, folder)
         if resume:
             trainer.resume(allow_changes)
@@ -77,6 +78,13 @@ def _train(settings: Any, name: str, run: Path | None, resume: bool, allow_chang
     if not process.first:
         return None
     console.print(_report(result, folder.path, process.world))
+    if (stop := result["stop"])["reason"] == "patience":
+        train, best = settings.train, settings.task.best
+        console.print(
+            f"stopped early, after step {stop['step']} of {stop['steps']}: no better {best} than that of step "
+            f"{result['best_step']} in {train.patience} evaluations (train.patience)",
+            soft_wrap=True,
+        )
     return {"run": str(folder), **result}
 
 

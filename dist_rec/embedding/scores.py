@@ -28,6 +28,7 @@ from dist_rec.core.collective import (
     logsumexp_over_processes,
     sum_over_processes,
 )
+from dist_rec.core.errors import UserError
 from dist_rec.core.head import Ids
 from dist_rec.embedding.pairs import QueryRows, score_pairs, sum_rows
 
@@ -205,8 +206,17 @@ class CatalogScores:
         return pairs.gathered.own(self.of_gathered(pairs))
 
     def predict(self, ids: Ids) -> Tensor:
-        """Predictions of given rows for each query, in the unit of their weights, [V]."""
-        return self.of_pairs(ids) if self.prediction is None else self.prediction(self, ids)
+        """Predictions of given rows for each query, in the unit of their weights, [V].
+
+        Raises:
+            UserError: if the head's rule gives another shape, which metrics would broadcast.
+        """
+        if self.prediction is None:
+            return self.of_pairs(ids)
+        predicted, wanted = self.prediction(self, ids), [len(ids.values)]
+        if [*predicted.shape] != wanted:
+            raise UserError(f"the head's predictions have shape {[*predicted.shape]}; they must have shape {wanted}")
+        return predicted
 
     def of_gathered(self, pairs: Pairs) -> Tensor:
         """Scores of the pairs of all processes."""

@@ -9,6 +9,7 @@ from torch.nn import functional
 from dist_rec.core import config
 from dist_rec.core.batch import Batch
 from dist_rec.core.errors import UserError
+from dist_rec.core.schema import Split
 from dist_rec.data.shards import Dataset
 from dist_rec.tasks import task
 from dist_rec.tasks.metrics import ClickMetrics
@@ -38,6 +39,12 @@ class Click(task.Task):
     def metrics(self, device: torch.device) -> ClickMetrics:
         """AUC, log loss, normalised entropy and calibration."""
         return ClickMetrics(device)
+
+    def has_no_score(self, split: Split) -> str | None:
+        """AUC and normalised entropy need labels of both classes."""
+        if self.config.best == "logloss" or split.positives not in (0, split.rows):
+            return None
+        return f"all {split.rows:,} labels are {int(split.positives != 0)}"
 
     def for_evaluation(self, dataset: Dataset) -> task.Transform:
         """A check that raises UserError if a label is neither 0 nor 1."""

@@ -16,6 +16,7 @@ from torch import Tensor
 from dist_rec.core import config
 from dist_rec.core.batch import Batch
 from dist_rec.core.head import Ids
+from dist_rec.core.schema import Split
 from dist_rec.data.shards import Dataset
 from dist_rec.embedding.scores import CatalogScores
 
@@ -74,6 +75,10 @@ class Task(ABC):
     def is_better(self, score: float, than: float) -> bool:
         """Compares two values of the metric `config.best`."""
         return score < than if self.config.best in SMALLER_IS_BETTER else score > than
+
+    def has_no_score(self, split: Split) -> str | None:
+        """Why the metric `config.best` can be no number on a split of the data; None if it can be."""
+        return None
 
     @property
     def training_columns(self) -> tuple[str, ...]:

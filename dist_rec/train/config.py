@@ -1,8 +1,8 @@
 """The configuration of a run: the configs of its components, put together."""
 
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from dist_rec.core.config import Config
 from dist_rec.core.errors import UserError
@@ -70,7 +70,9 @@ class TrainConfig(Config):
     eval_batch: int = Field(8192, gt=0)
     """Rows of a global batch in evaluation."""
     patience: int | None = Field(None, gt=0)
-    """Stop after this many consecutive evaluations without a better score; not set: never."""
+    """Stop after this many consecutive evaluations without a better score (`task.best`); not set: never."""
+    least_gain: float = Field(0.0, ge=0)
+    """By how much the validation score has to be better than the best so far to become the best."""
     precision: Literal["bf16", "fp32", "fp64"] = "bf16"
     """Precision of the dense part. bf16: matrix products in bfloat16; the rest in float32, like the embeddings.
     fp64: all in float64, so that rounding hardly depends on the number of processes; takes twice as long as fp32.
@@ -88,15 +90,24 @@ class PretrainedConfig(Config):
 
     runs: tuple[str, ...] = ()
     """Folders of runs. Tables of the same name are copied; `Head.adopt` takes parameters of their heads."""
+    optimizer: bool = False
+    """Whether the state of the optimizers comes along, as in training on each day's new rows: from one run, which had
+    the same head, tables and optimizers."""
+
+    @model_validator(mode="after")
+    def _comes_from_one_run(self) -> Self:
+        if self.optimizer and len(self.runs) != 1:
+            raise ValueError(f"the optimizers' state comes from one run, and pretrained.runs has {len(self.runs)}")
+        return self
 
 
 class CheckpointConfig(Config):
     """Saving of the training state."""
 
     every: int | None = Field(None, gt=0)
-    """Steps between checkpoints; not set: at each evaluation."""
+    """Steps between checkpoints; not set: at each evaluation. The best model so far and the last one are saved, too."""
     keep: int = Field(2, gt=0)
-    """Newest checkpoints to keep, beside the best one."""
+    """Newest checkpoints of these steps to keep, beside the best and the last one."""
     asynchronous: bool = True
     """Train while a copy of the state is written; the copy takes as much host memory as the state."""
 

@@ -16,22 +16,21 @@ class Interruption:
     """Records the signals, and makes all processes stop after the same step."""
 
     def __init__(self, process: Process) -> None:
-        self._world, self._asked = process.world, False
+        self._world, self._signal = process.world, 0
         self._group = new_host_group()
         for number in SIGNALS:
             signal.signal(number, self._note)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self._asked = True
+        self._signal = number
 
     def agreed(self, step: int) -> bool:
         """Whether to stop after this step; the processes exchange messages only every `EVERY` steps."""
-        return (self._world == 1 or step % EVERY == 0) and self.asked()
+        return (self._world == 1 or step % EVERY == 0) and self.asked() is not None
 
-    def asked(self) -> bool:
-        """Whether any process was asked to stop; all processes call it, and exchange one small message on the host."""
-        if self._world == 1:
-            return self._asked
-        asked = torch.tensor(int(self._asked))
-        dist.all_reduce(asked, dist.ReduceOp.MAX, group=self._group)
-        return bool(asked)
+    def asked(self) -> str | None:
+        """The signal that asked a process to stop, or None; all call it, and exchange one small message on the host."""
+        asked = torch.tensor(self._signal)
+        if self._world > 1:
+            dist.all_reduce(asked, dist.ReduceOp.MAX, group=self._group)
+        return signal.Signals(int(asked)).name if asked else None

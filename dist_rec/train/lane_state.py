@@ -29,7 +29,7 @@ class LaneState(nn.Module):
 
     def __init__(self, lanes: int, eval_lanes: int, size: int, process: Process, dtype: torch.dtype) -> None:
         super().__init__()
-        self._lanes, self._size, self._process = lanes, size, process
+        self._lanes, self.size, self._process = lanes, size, process
         # No buffers: DDP and `state_dict` would take them for equal on all processes.
         self._state, self._eval_state = (
             torch.zeros(len(streams_of(process.rank, process.world, count)), size, dtype=dtype, device=process.device)
@@ -62,8 +62,8 @@ class LaneState(nn.Module):
         for rank in range(world):
             lanes = streams_of(rank, world, self._lanes)
             place = f"rank:{rank}/{device.type if device.type == 'cpu' else f'cuda:{rank % self._process.local_world}'}"
-            shards.append(ShardMetadata([lanes.start, 0], [len(lanes), self._size], place))
+            shards.append(ShardMetadata([lanes.start, 0], [len(lanes), self.size], place))
         metadata = ShardedTensorMetadata(
-            shards, torch.Size([self._lanes, self._size]), TensorProperties(dtype=self._state.dtype)
+            shards, torch.Size([self._lanes, self.size]), TensorProperties(dtype=self._state.dtype)
         )
         return put_together([Shard(self._state, shards[self._process.rank])], metadata)

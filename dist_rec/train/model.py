@@ -4,7 +4,6 @@ from functools import partial
 
 import torch
 from torchrec.distributed import DistributedModelParallel
-from torchrec.optim.clipping import GradientClipping, GradientClippingOptimizer
 from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizer, KeyedOptimizerWrapper
 from torchrec.optim.optimizers import in_backward_optimizer_filter
 
@@ -17,6 +16,7 @@ from dist_rec.embedding.row_optimizer import RowOptimizer
 from dist_rec.embedding.sharding import shard
 from dist_rec.embedding.updates import Replicated
 from dist_rec.train.config import RunConfig
+from dist_rec.train.dense_gradient import MeasuredOptimizer
 from dist_rec.train.dense_optimizer import dense_optimizer
 from dist_rec.train.lane_state import LaneState
 from dist_rec.train.recommender import Objective, Precise, Recommender
@@ -30,8 +30,7 @@ def build_model(spec: Spec, process: Process) -> DistributedModelParallel:
     head = spec.build_head().to(process.device)
     catalog = None if spec.catalog is None else build_catalog(spec.catalog, spec.manifest, config.embedding)
     embeddings = EmbeddingLayer(spec.lookups, spec.tables)
-    targets = None if spec.catalog is None else spec.catalog.feature
-    precise = Precise(head, config.train.precision, process.device, targets, _lane_state(spec, process))
+    precise = Precise(head, config.train.precision, process.device, spec.catalog, _lane_state(spec, process))
     model = Recommender(embeddings, precise, catalog, Objective(spec.task))
     return shard(model, model.embeddings, spec.tables, process, config.seed)
 
@@ -57,6 +56,5 @@ def build_optimizer(config: RunConfig, model: DistributedModelParallel) -> Combi
             optimizers.append(KeyedOptimizerWrapper({name: parameter}, partial(update.optimizer, **update.arguments)))
     if dense:
         keyed = KeyedOptimizerWrapper(dense, partial(dense_optimizer, config.optimizer))
-        clip = config.optimizer.clip_norm
-        optimizers.append(GradientClippingOptimizer(keyed, GradientClipping.NORM, clip) if clip else keyed)
+        optimizers.append(MeasuredOptimizer(keyed, config.optimizer.clip_norm))
     return CombinedOptimizer(optimizers)

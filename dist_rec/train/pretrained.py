@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torchrec.distributed import DistributedModelParallel
 from torchrec.distributed.types import ShardedTensor
+from torchrec.optim.keyed import KeyedOptimizer
 
 from dist_rec.core.errors import UserError
 from dist_rec.core.head import Head, find_head
@@ -22,13 +23,17 @@ from dist_rec.train.run_folder import RunFolder
 from dist_rec.train.state import state_of
 
 
-def start_from(model: DistributedModelParallel, runs: tuple[str, ...], process: Process) -> None:
+def start_from(
+    model: DistributedModelParallel, runs: tuple[str, ...], process: Process, optimizer: KeyedOptimizer | None = None
+) -> None:
     """Loads the best checkpoints of runs into a new model, with any number of processes and any sharding.
 
-    Tables of the same name are copied; `Head.adopt` takes parameters of the runs' heads.
+    Tables of the same name are copied; `Head.adopt` takes parameters of the runs' heads. With an optimizer its state
+    and the whole model are those of the one run.
 
     Raises:
-        UserError: if a run has no checkpoint, no table of the model, or a table of another size.
+        UserError: if a run has no checkpoint, no table of the model, or a table of another size; with an optimizer, if
+            any tensor is missing there or has another size.
     """
     head = next(module for module in model.modules() if isinstance(module, Head))
     dims = embedding_layer(model).dims
@@ -37,9 +42,12 @@ def start_from(model: DistributedModelParallel, runs: tuple[str, ...], process: 
         folder = RunFolder(Path(run))
         _check_widths(folder.config, run, head, dims)
         checkpoints = folder.checkpoints(process)
+        if optimizer is not None:
+            return checkpoints.load(checkpoints.find("best"), model, optimizer)
         adopted.append(_load(model, checkpoints.path(checkpoints.find("best")), run))
     with torch.no_grad():
         head.adopt(adopted, partial(_rows, model, dims))
+    return None
 
 
 def _check_widths(config: RunConfig, run: str, head: Head, dims: dict[TableName, int]) -> None:

@@ -12,14 +12,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from dist_rec.core import head as heads
 from dist_rec.core.batch import Batch
-from dist_rec.core.errors import UserError
-from dist_rec.core.head import Head, Inputs, Query
+from dist_rec.core.head import Head, Ids, Inputs, Query
 from dist_rec.embedding.catalog import Catalog
 from dist_rec.embedding.layer import EmbeddingLayer
 from dist_rec.embedding.scores import CatalogScores
 from dist_rec.tasks.task import Scores, Task
 from dist_rec.train.lane_state import LaneState
+from dist_rec.train.output_shapes import check_of_each, check_query, check_scores
 
 
 class Output(NamedTuple):
@@ -36,7 +37,7 @@ class Precise(nn.Module):
         head: scores rows, or gives queries for a catalog.
         precision: of the config.
         device: of the head.
-        targets: column of the targets, for a head of a catalog.
+        catalog: the request of a head of a catalog.
         lane_state: for a recurrent head.
     """
 
@@ -45,33 +46,38 @@ class Precise(nn.Module):
         head: Head,
         precision: str,
         device: torch.device,
-        targets: str | None = None,
+        catalog: heads.Catalog | None = None,
         lane_state: LaneState | None = None,
     ) -> None:
         super().__init__()
-        self._targets, self.lane_state = targets, lane_state
+        self._catalog, self.lane_state = catalog, lane_state
         self._bf16, self._fp64 = precision == "bf16", precision == "fp64"
         self._device_type = device.type
         self.head = head.double() if self._fp64 else head
 
     def forward(self, inputs: Inputs, batch: Batch) -> Any:
-        """Output of the head: scores [B] in float32 or float64, or a query."""
-        if self._targets is not None:
-            inputs = replace(inputs, num_targets=batch.column(self._targets).lengths)
-        if self.lane_state is not None:
-            assert batch.lanes is not None
-            inputs = replace(inputs, lanes=batch.lanes, state=self.lane_state.read(batch.lanes))
-        with torch.autocast(self._device_type, torch.bfloat16, enabled=self._bf16):
-            output = self.head(inputs.double() if self._fp64 else inputs)
-        if isinstance(output, Query):
-            if self.lane_state is not None and inputs.lanes is not None:
-                assert output.state is not None
-                self.lane_state.write(inputs.lanes, output.state)
-            return output
-        if output.shape != (len(inputs.dense),):
-            name, rows, shape = type(self.head).__name__, len(inputs.dense), [*output.shape]
-            raise UserError(f"head {name} gives scores of shape {shape} for {rows} rows; it must be [{rows}]")
+        """Output of the head: scores [B] in float32 or float64, or a query; raises UserError for another shape."""
+        if self._catalog is not None:
+            return self._query(inputs, batch, batch.column(self._catalog.feature), self._catalog.dim)
+        output = self._of_head(inputs)
+        check_scores(self.head, output, len(inputs.dense))
         return output.to(torch.promote_types(output.dtype, torch.float32))
+
+    def _query(self, inputs: Inputs, batch: Batch, targets: Ids, dim: int) -> Query:
+        inputs, lanes, state = replace(inputs, num_targets=targets.lengths), batch.lanes, self.lane_state
+        if state is not None:
+            assert lanes is not None
+            inputs = replace(inputs, lanes=lanes, state=state.read(lanes))
+        output = self._of_head(inputs)
+        size = None if state is None else state.size
+        check_query(self.head, output, len(inputs.dense), len(targets.values), dim, size)
+        if state is not None and lanes is not None:
+            state.write(lanes, output.state)
+        return output
+
+    def _of_head(self, inputs: Inputs) -> Any:
+        with torch.autocast(self._device_type, torch.bfloat16, enabled=self._bf16):
+            return self.head(inputs.double() if self._fp64 else inputs)
 
 
 class Objective(nn.Module):
@@ -84,6 +90,7 @@ class Objective(nn.Module):
     def forward(self, output: Tensor | Query, scores: Scores, batch: Batch) -> tuple[Tensor, Output]:
         """The loss to differentiate, whose mean over processes is that of the global batch, and what to report."""
         loss_Q = self._loss(output, of_query(output, scores), batch)
+        check_of_each("losses", loss_Q, batch.weights)
         loss = (loss_Q * batch.weights).sum() * batch.scale
         return loss, Output(loss.detach())
 

@@ -115,5 +115,5 @@ def _cut(path: Path, step: int) -> None:
 def _step_of(line: str) -> int | None:
     try:
         return json.loads(line)["step"]
-    except ValueError:
+    except (ValueError, KeyError, TypeError):
         return None

@@ -127,8 +127,9 @@ class Saver:
         self._prune(state.get("best_step"))
 
     def _prune(self, best_step: int | None) -> None:
-        steps = self._checkpoints.steps()
-        for step in {*steps[: -self._config.keep]} - {best_step}:
+        steps, every = self._checkpoints.steps(), self._config.every or 1
+        regular = [step for step in steps if step % every == 0]
+        for step in {*steps} - {*regular[-self._config.keep :], steps[-1], best_step}:
             shutil.rmtree(self._checkpoints.path(step))
 
 

@@ -13,7 +13,7 @@ from dist_rec.core.schema import Kind, Manifest
 from dist_rec.data.lanes import Columns, LaneLoader
 from dist_rec.data.loader import Loader
 from dist_rec.data.shards import Dataset
-from dist_rec.embedding.tables import EmbeddingTable, embedding_tables
+from dist_rec.embedding.tables import EmbeddingTable, catalog_table, embedding_tables
 from dist_rec.tasks.task import Task, Transform
 from dist_rec.train.config import TASKS, RunConfig
 
@@ -46,6 +46,15 @@ class Spec:
         if self.catalog is not None:
             tables += self.manifest.rows_of(self.catalog.feature) * (self.catalog.dim + self.catalog.bias)
         return {"tables": tables, "head": sum(parameter.numel() for parameter in head.parameters())}
+
+    def learning_rates(self) -> dict[str, float]:
+        """By the config: `lr` of the dense parameters, `embedding_lr` of all tables, or of each if they differ."""
+        catalogs = () if self.catalog is None else (self.catalog,)
+        tables = [*self.tables, *(catalog_table(of, self.manifest, self.config.embedding) for of in catalogs)]
+        by_table = {f"embedding_lr/{table.name}": table.settings.lr for table in tables}
+        if len({*by_table.values()}) == 1:
+            by_table = {"embedding_lr": tables[0].settings.lr}
+        return {"lr": self.config.optimizer.lr, **by_table}
 
     def training_loader(self, dataset: Dataset, process: Process) -> Loader | LaneLoader:
         """Shuffled batches of the training split, as the task trains on them."""

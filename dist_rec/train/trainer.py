@@ -8,6 +8,7 @@ import logging
 import math
 from collections import deque
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,8 +19,11 @@ from dist_rec.core.noise import noise
 from dist_rec.core.process import Process, on_all
 from dist_rec.core.splitmix import stream, words
 from dist_rec.data.shards import Dataset
+from dist_rec.tasks.task import Task
+from dist_rec.train.checkpoint import STATE
 from dist_rec.train.clock import Clock
 from dist_rec.train.config import RunConfig
+from dist_rec.train.dense_gradient import gradient_report
 from dist_rec.train.evaluator import evaluate
 from dist_rec.train.interruption import Interruption
 from dist_rec.train.model import build_model, build_optimizer
@@ -46,16 +50,16 @@ class Trainer:
                 log.warning("%s: %s", self.dataset.path, warning)
         if config.data.on_corrupt == "error":
             self.dataset.check_files()
-        if config.train.patience and "valid" not in self.dataset.manifest.splits:
-            raise UserError(f"train.patience needs a validation split, but {self.dataset.path} has none")
         spec = resolve(config, self.dataset.manifest)
+        if config.train.patience:
+            _check_judged(self.dataset, spec.task)
         self.task = spec.task
         self.train_loader = spec.training_loader(self.dataset, process)
         # Created before training, so that a split that cannot be scored is an error now.
         splits = [split for split in self.dataset.manifest.splits if split in ("valid", "test")]
         self.scored = {split: spec.evaluation_loader(self.dataset, split, process) for split in splits}
         self.lengths = Lengths.of(config, self.train_loader.steps_per_epoch)
-        self.parameters = spec.count_parameters()
+        self.parameters, self.learning_rates = spec.count_parameters(), spec.learning_rates()
         self.model = build_model(spec, process)
         self.optimizer = build_optimizer(config, self.model)
         self.schedule = Schedule(config.schedule, [self.optimizer], self.lengths.steps)
@@ -66,67 +70,89 @@ class Trainer:
         self.saver = Saver(self.checkpoints, config.checkpoint, process)
         self.progress = Progress()
         self.clock = Clock()
+        self._factor = 1.0
         self._step_seeds = stream(config.seed, process.rank)
 
     def resume(self, allow_changes: bool = False) -> None:
         """Loads the newest undamaged checkpoint, if there is one.
 
         Args:
-            allow_changes: whether config and data may differ from those of the checkpoint.
+            allow_changes: whether the config may differ from that of the checkpoint.
 
         Raises:
-            UserError: if they differ and may not; the message lists the differences.
+            UserError: if it differs and may not, with a list of the differences; if the data are others, in which the
+                number of steps is no position.
         """
         step = self.checkpoints.newest()
         if step is None:
             return self.saver.set_aside(0)
-        state = self.checkpoints.state(step)
-        changes = self.config.changes(RunConfig.parse(state["config"]))
+        state, file = self.checkpoints.state(step), self.checkpoints.path(step) / STATE
         if state["data"] != self.dataset.manifest.checksum:
-            changes.append(f"the data: {self.dataset.path} is not what the run was trained on")
+            raise UserError(
+                f"{self.folder} cannot go on: it was trained on other data than {self.dataset.path}; start a new run "
+                f"with pretrained.runs=['{self.folder}'], and with pretrained.optimizer=true to keep its optimizers"
+            )
+        changes = self._changes_since(state["config"], file)
         if changes and not allow_changes:
             raise UserError(
                 f"{self.folder} cannot go on with {'; '.join(changes)} (use --allow-changes to go on nevertheless)"
             )
+        progress = Progress.of(state["progress"], file)
         self.checkpoints.load(step, self.model, self.optimizer)
         self.saver.set_aside(step)
-        self.progress = Progress(**state["progress"])
+        self.progress = progress
+
+    def _changes_since(self, config: dict[str, Any], file: Path) -> list[str]:
+        """Differences to the config of a checkpoint, which `file` has and another version may have written."""
+        try:
+            return self.config.changes(RunConfig.parse(config))
+        except UserError as error:
+            return [f"the config in {file}: {error}"]
 
     def fit(self) -> dict[str, Any]:
         """Trains to the end, or until the validation score stops improving, and evaluates the best model.
 
         Returns:
-            `{"train": {...}, "valid": {...}, "test": {...}}`, also written to `result.json`.
+            `{"train": {...}, "valid": {...}, "test": {...}, "stop": {...}}`, also written to `result.json`.
+
+        Raises:
+            Interrupted: if a signal stops the run; `result.json` then has no scores.
         """
         first, rows_before = self.progress.step, self._trained_rows()
         steps, rows_until = self.lengths.steps, self.train_loader.rows_until
-        interruption, stopped = Interruption(self.process), False
-        if not first and self.config.pretrained.runs:
-            start_from(self.model, self.config.pretrained.runs, self.process)
+        interruption, asked = Interruption(self.process), None
+        stop = self.lengths.stop(self.progress)
+        if not first and (pretrained := self.config.pretrained).runs:
+            optimizer = self.optimizer if pretrained.optimizer else None
+            start_from(self.model, pretrained.runs, self.process, optimizer)
+        gradient_report(self.optimizer)  # forgets the step, of no gradient, in which optimizers make their state
         self.model.train()
         self.saver.reserve(self.model, self.optimizer)
         batches = self.clock.each("wait for data", self.train_loader.batches(first, steps))
         folder = self.folder if self.process.first else None
         with Reporter(folder, rows_until(steps), rows_until(first), first) as report:
-            while not (stopped or self.lengths.ended(self.progress)):
+            while stop is None:
                 segment = Segment(batches, self.lengths.segment_end(self.progress.step) - self.progress.step)
                 with self.clock.of("train"):
                     self._run_segment(segment, report, interruption)
-                    stopped = interruption.asked()
+                    asked = interruption.asked()
                 self._count_skipped()
                 if self.lengths.evaluates(self.progress.step):
                     self._evaluate(report)
-                with self.clock.of("checkpoint"):
-                    self.saver.save(self.progress.step, self.model, self.optimizer, self._state())
+                stop = self.lengths.stop(self.progress, asked)
+                if stop or self.lengths.saves(self.progress):
+                    with self.clock.of("checkpoint"):
+                        self.saver.save(self.progress.step, self.model, self.optimizer, self._state())
             with self.clock.of("checkpoint"):
                 self.saver.close()
-            if stopped:
-                where = f"step {self.progress.step} of {steps}"
-                raise Interrupted(f"stopped after {where}; go on with --resume --run-dir {self.folder}")
-            scores = self._final_scores()
-        result = {**scores, "train": self._training(first, rows_before), "parameters": self.parameters}
+            scores = {} if asked else self._final_scores()
+        training = self._training(first, rows_before)
+        result = {**scores, "stop": stop._asdict(), "train": training, "parameters": self.parameters}
         if self.process.first:
             self.folder.write_result(result)
+        if asked:
+            where = f"after step {stop.step} of {stop.steps} by {stop.reason}"
+            raise Interrupted(f"stopped {where}; go on with --resume --run-dir {self.folder}")
         return result
 
     def _run_segment(self, batches: Segment, report: Reporter, interruption: Interruption) -> None:
@@ -145,12 +171,18 @@ class Trainer:
             progress.step += 1
             if len(unchecked) > late:
                 self._check_finite(*unchecked.popleft())
+            self.folder.keep()
             if progress.step % self.config.train.log_every == 0:
-                report.log("train", progress.step, loss=self._global_sum(output.loss) / self.process.world)
+                report.log("train", progress.step, **self._measured(output.loss))
             if interruption.agreed(progress.step):
                 batches.close()
         for step, loss in unchecked:
             self._check_finite(step, loss)
+
+    def _measured(self, loss: torch.Tensor) -> dict[str, float]:
+        """What is reported of the last step: the global loss, the learning rates and the dense gradient."""
+        rates = {name: self._factor * rate for name, rate in self.learning_rates.items()}
+        return {"loss": self._global_sum(loss) / self.process.world, **rates, **gradient_report(self.optimizer)}
 
     def _count_skipped(self) -> None:
         progress, loader = self.progress, self.train_loader
@@ -175,7 +207,7 @@ class Trainer:
 
     def _set_step(self, step: int) -> None:
         """Learning rate and random numbers are functions of the step, so a checkpoint need not hold them."""
-        self.schedule.apply(step)
+        self._factor = self.schedule.apply(step)
         noise.begin(self.config.seed, step, *self.train_loader.share(step))
         seed = int(words(self._step_seeds, np.array([step]))[0])
         # For random draws of heads and devices. `torch.manual_seed` would also look for all other devices, which took
@@ -189,7 +221,10 @@ class Trainer:
             return
         scores = self._score("valid")
         report.log("valid", self.progress.step, **scores)
-        self.progress = judge(self.progress, scores[self.task.config.best], self.task.is_better)
+        best, step = self.task.config.best, self.progress.step
+        if math.isnan(scores[best]) and self.lengths.patience and self.process.first:
+            log.warning("train.patience does not count the evaluation after step %d, which has no %s", step, best)
+        self.progress = judge(self.progress, scores[best], self.task.is_better, self.config.train.least_gain)
 
     def _final_scores(self) -> dict[str, Any]:
         best = self.progress.best_step
@@ -231,3 +266,15 @@ class Trainer:
         total = torch.as_tensor(value, device=self.process.device).clone()
         torch.distributed.all_reduce(total)
         return total.item()
+
+
+def _check_judged(dataset: Dataset, task: Task) -> None:
+    """Raises UserError if early stopping would never have a score to go by."""
+    valid = dataset.manifest.splits.get("valid")
+    if valid is None:
+        raise UserError(f"train.patience needs a validation split, but {dataset.path} has none")
+    if (reason := task.has_no_score(valid)) is not None:
+        raise UserError(
+            f"train.patience waits for a better {task.config.best}, but the validation split of {dataset.path} has "
+            f"none: {reason}; set another task.best, or leave out train.patience"
+        )

@@ -1,6 +1,7 @@
 """Stop and go on: the same losses and the same model on other numbers of processes and under other shardings."""
 
 import json
+import math
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -137,9 +138,69 @@ def test_changes_are_refused_by_name(data: Path, tmp_path: Path) -> None:
     with pytest.raises(ProcessFailure, match=r"UserError: .*optimizer.lr: 0.001 → 0.5"):
         run_distributed(train, 1, changed, tmp_path / "run")
     other = write_small_data(tmp_path / "other", rows=601)
-    with pytest.raises(ProcessFailure, match=r"UserError: .*the data: .*other is not"):
-        run_distributed(train, 1, settings(other), tmp_path / "run")
+    for allow_changes in (False, True):
+        said = rf"UserError: {tmp_path}/run cannot go on: .* other data than .*other; .* pretrained.runs=\['.*/run'\]"
+        with pytest.raises(ProcessFailure, match=said):
+            run_distributed(train, 1, settings(other), tmp_path / "run", allow_changes)
     run_distributed(train, 1, changed, tmp_path / "run", True)
+
+
+def test_a_run_on_new_rows_starts_from_the_optimizers_of_another(data: Path, tmp_path: Path) -> None:
+    day = write_small_data(tmp_path / "day", rows=350)
+    config, first = {**settings(data), "schedule": {}}, tmp_path / "first"
+    config["embedding"]["optimizer"] = "adagrad"
+    run_distributed(train, 2, {**config, "train": {**config["train"], "steps": 10, "evaluate_every": 10}}, first)
+    (first / "config.toml").write_text(RunConfig.parse(config).to_toml())
+    next_day = {**config, "data": {**config["data"], "path": str(day)}, "train": {"precision": "fp32", "batch": BATCH}}
+    for optimizer in (False, True):
+        (tmp_path / f"{optimizer}").mkdir()
+        pretrained = {"runs": (str(first),), "optimizer": optimizer}
+        (found,) = run_distributed(fresh_state, 1, {**next_day, "pretrained": pretrained}, tmp_path / f"{optimizer}")
+        (saved,) = run_distributed(saved_state, 1, config, first)
+        assert (found == pytest.approx(saved)) is optimizer
+    (result, _), *_ = run_distributed(train, 1, {**next_day, "pretrained": pretrained}, tmp_path / "run")
+    assert (result["train"]["rows"], result["train"]["steps"]) == (350, 6)
+    other = {**next_day, "pretrained": pretrained, "head": {"name": "tests.small_head", "dim": 16}}
+    with pytest.raises(ProcessFailure, match=r"UserError: .* columns, this model's has 16"):
+        run_distributed(train, 1, other, tmp_path / "other")
+
+
+def optimizer_sums(trainer: Trainer) -> list[float]:
+    state = state_of(trainer.model, trainer.optimizer)
+    sums = {name: value for name, value in state.items() if name.startswith("optimizer.")}
+    return [sum(float(part.tensor.sum()) for part in parts(value)) for _, value in sorted(sums.items())]
+
+
+def saved_state(config: dict, folder: Path) -> list[float]:
+    """Sums of the optimizers' tensors in the best checkpoint of a run."""
+    trainer = Trainer(RunConfig.parse(config), this_process("cpu"), RunFolder(folder))
+    trainer.checkpoints.load(trainer.checkpoints.find("best"), trainer.model, trainer.optimizer)
+    return optimizer_sums(trainer)
+
+
+def fresh_state(config: dict, folder: Path) -> list[float]:
+    """Sums of the optimizers' tensors before the first step of a run."""
+    trainer = Trainer(RunConfig.parse(config), this_process("cpu"), RunFolder(folder))
+    trainer.optimizer.init_state()
+    found: list[float] = []
+    trainer.saver.reserve = lambda *_: found.extend(optimizer_sums(trainer))
+    trainer.lengths = replace(trainer.lengths, steps=0)
+    trainer._final_scores = dict
+    trainer.fit()
+    return found
+
+
+def test_the_config_of_another_version_is_a_change(data: Path, tmp_path: Path) -> None:
+    config = settings(data)
+    run_distributed(train_until, 1, config, tmp_path, 7)
+    file = tmp_path / "checkpoints/step_00000007/state.json"
+    state = json.loads(file.read_text().replace('"log_every"', '"log_interval"'))
+    del state["checksum"]
+    file.write_text(json.dumps({**state, "checksum": checkpoint.checksum_of(state)}))
+    said = rf"UserError: .* the config in {file}: unknown key 'train\.log_interval'; .*--allow-changes"
+    with pytest.raises(ProcessFailure, match=said):
+        run_distributed(train, 1, config, tmp_path)
+    assert run_distributed(train, 1, config, tmp_path, True)[0][0]["train"]["steps"] == STEPS - 7
 
 
 @pytest.mark.parametrize(
@@ -294,6 +355,34 @@ def test_only_the_newest_and_the_best_are_kept(data: Path, tmp_path: Path) -> No
     (result, _), *_ = run_distributed(train, 1, config, tmp_path)
     kept = {int(path.name[5:]) for path in (tmp_path / "checkpoints").glob("step_*")}
     assert kept == {21, 24, result["best_step"]}
+
+
+def test_checkpoints_rarer_than_evaluations(data: Path, tmp_path: Path) -> None:
+    config = settings(data, evaluate_every=2)
+    config["checkpoint"] = {"every": 10, "keep": 100}
+    (whole, digest), *_ = run_distributed(train, 1, config, tmp_path / "whole")
+    kept = {int(path.name[5:]) for path in (tmp_path / "whole/checkpoints").glob("step_*")}
+    assert kept == {10, 20, 24, whole["best_step"]}
+    run_distributed(train_until, 1, config, tmp_path / "parts", 14)
+    assert run_distributed(train, 1, config, tmp_path / "parts")[0][1] == digest
+    check_same_curve(tmp_path / "parts", tmp_path / "whole", 1e-12)
+
+
+def without_scores(config: dict, folder: Path) -> dict:
+    """Trains with a validation score that is a number in the first and third evaluation only."""
+    folder.mkdir(exist_ok=True)
+    trainer = Trainer(RunConfig.parse(config), this_process("cpu"), RunFolder(folder))
+    evaluate, scores = trainer._score, iter([0.5, math.nan, 0.4, math.nan, 0.3, 0.2])
+    trainer._score = lambda split: {**evaluate(split), "auc": next(scores)} if split == "valid" else evaluate(split)
+    trainer._final_scores = dict
+    return trainer.fit()["stop"]
+
+
+def test_patience_waits_for_evaluations_that_have_a_score(data: Path, tmp_path: Path) -> None:
+    config = settings(data, evaluate_every=2, patience=2)
+    (stop,) = run_distributed(without_scores, 1, config, tmp_path)
+    assert stop == json.loads((tmp_path / "result.json").read_text())["stop"]
+    assert stop == {"reason": "patience", "step": 10, "steps": STEPS}
 
 
 def not_finite(data: Path, folder: Path, action: str) -> Any:

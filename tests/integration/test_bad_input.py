@@ -1,6 +1,7 @@
 """What users get wrong: one line that names it, an exit code, and nothing left behind."""
 
 import gzip
+import json
 import os
 import signal
 import socket
@@ -13,7 +14,19 @@ from pathlib import Path
 import pytest
 
 from dist_rec.core.schema import Manifest, Split, Table
-from tests.integration.conftest import CONFIG, DIST_REC, LOCAL, SMALL, Criteo, Ended, dist_rec, environment, run, train
+from tests.integration.conftest import (
+    CONFIG,
+    DIST_REC,
+    LOCAL,
+    SMALL,
+    Criteo,
+    Ended,
+    dist_rec,
+    environment,
+    metrics,
+    run,
+    train,
+)
 from tests.small_data import write_small_data
 from tests.small_head import MANIFEST
 
@@ -133,6 +146,26 @@ def test_splits_that_the_settings_want(tmp_path: Path, refused: Refused) -> None
     assert f"train.patience needs a validation split, but {data} has none" in refused(*DIST_REC, "train", *settings)
 
 
+def test_patience_without_a_score_to_wait_for(tmp_path: Path, refused: Refused) -> None:
+    data = write_small_data(tmp_path)
+    manifest = Manifest.from_json((data / "manifest.json").read_text(), "")
+    valid = manifest.splits["valid"].model_copy(update={"positives": 0})
+    manifest.model_copy(update={"splits": {**manifest.splits, "valid": valid}}).save(data)
+    settings = (CONFIG, f"data.path={data}", *SMALL, "--run-dir", tmp_path / "run", "train.patience=2")
+    assert f"validation split of {data} has none: all 150 labels are 0" in refused(*DIST_REC, "train", *settings)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_run_that_diverges_keeps_its_curve(tmp_path: Path, processes: int) -> None:
+    data, folder = write_small_data(tmp_path / "data"), tmp_path / "run"
+    diverging = ("train.log_every=1", "embedding.optimizer=sgd", "embedding.lr=1e36", "optimizer.name=sgd")
+    said = train(processes, data, folder, *diverging, "optimizer.lr=9", "train.batch=60", code=2).err.splitlines()[-1]
+    assert said.startswith("error: the loss is "), said
+    step = int(said.split(" in step ")[1].split()[0])
+    assert step > 0 and [line["step"] for line in metrics(folder, "train")] == list(range(1, step + 1))
+    assert list((folder / "tensorboard").glob("events.*")) and not list(folder.glob("checkpoints/*"))
+
+
 def test_what_the_system_refuses(tmp_path: Path, refused: Refused, criteo: Criteo) -> None:
     out = tmp_path / ("long" * 99)
     said = refused(*DIST_REC, "prepare", "criteo", "--train", criteo.part(0), "--out", out)
@@ -248,6 +281,9 @@ def test_a_run_that_is_told_to_end_saves_and_goes_on(tmp_path: Path, criteo: Cri
     last = ended.err.splitlines()[-1]
     assert last.startswith("stopped after step ") and "--resume" in last, ended
     step = int(last.split()[3])
+    assert f"stopped after step {step} of 63000 by SIGTERM" in last, ended
+    stop = json.loads((folder / "result.json").read_text())["stop"]
+    assert stop == {"reason": "SIGTERM", "step": step, "steps": 63000}
     assert (folder / f"checkpoints/step_{step:08d}").is_dir()
     words = ("train.epochs=1000", "train.log_every=1", f"train.steps={step + 1}", "--resume", "--allow-changes")
     assert train(2, criteo.data, folder, *words).json["train"]["steps"] == 1

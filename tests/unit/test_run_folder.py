@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -14,26 +15,51 @@ from dist_rec.core.errors import UserError
 from dist_rec.train import lock
 from dist_rec.train.config import RunConfig
 from dist_rec.train.lock import Lock, Owner
-from dist_rec.train.run_folder import RunFolder
+from dist_rec.train.run_folder import RunFolder, reserve
 
 SETTINGS = RunConfig.parse({"data": {"path": "nowhere"}, "head": {"name": "lr"}})
 ELSEWHERE = Owner("elsewhere", 7, "")
 
 
-@pytest.mark.parametrize("saved", [False, True])
-def test_only_a_run_that_has_saved_leaves_a_folder(tmp_path: Path, saved: bool) -> None:
-    folder = RunFolder(tmp_path / "run")
-    with pytest.raises(KeyboardInterrupt), folder.owned(resume=False):
+@pytest.mark.parametrize("reserved", [False, True])
+@pytest.mark.parametrize("trained", [False, True])
+def test_only_a_run_that_has_done_a_step_leaves_a_folder(tmp_path: Path, trained: bool, reserved: bool) -> None:
+    folder = RunFolder(reserve(tmp_path / "run") if reserved else tmp_path / "run")
+    with pytest.raises(KeyboardInterrupt), folder.owned(resume=False, reserved=reserved):
         folder.make(SETTINGS)
+        folder.metrics.touch()
         (folder.path / "checkpoints/.step_00000002.partial").mkdir(parents=True)
-        if saved:
-            (folder.path / "checkpoints/step_00000001").mkdir()
+        if trained:
+            folder.keep()
         raise KeyboardInterrupt
     left = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*"))
-    kept = ["run", "run/.lock", "run/checkpoints", "run/checkpoints/step_00000001", "run/config.toml"]
-    assert left == (kept if saved else [])
-    if saved:
+    kept = ["run", "run/.lock", "run/checkpoints", "run/config.toml", "run/metrics.jsonl"]
+    assert left == (kept if trained else [])
+    if trained:
         assert folder.config == SETTINGS and (folder.path / "config.toml").read_text() == SETTINGS.to_toml()
+
+
+def test_runs_of_the_same_name_get_folders_of_their_own(tmp_path: Path) -> None:
+    made = [reserve(tmp_path / "runs/a-20260101") for _ in range(3)]
+    assert [path.name for path in made] == ["a-20260101", "a-20260101_2", "a-20260101_3"]
+    assert all(path.is_dir() for path in made)
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="file/a, cannot be written: Not a directory"):
+        reserve(tmp_path / "file/a")
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("[train]\nlog_interval = 5", "unknown key 'train.log_interval'"),
+        ("[head]\nwidth = 5", "unknown key 'head.width'"),
+    ],
+)
+def test_a_key_that_this_version_does_not_know_is_told_with_its_file(tmp_path: Path, line: str, message: str) -> None:
+    config = SETTINGS.to_toml().replace(line.split("\n")[0], line)
+    (tmp_path / "config.toml").write_text(config)
+    with pytest.raises(UserError, match=rf"{tmp_path}/config\.toml: {message}; known: .* rename or remove the key"):
+        _ = RunFolder(tmp_path).config
 
 
 def test_a_run_that_cannot_be_built_makes_no_folder(tmp_path: Path) -> None:
@@ -144,6 +170,20 @@ def test_a_result_that_cannot_be_written_is_told(tmp_path: Path, caplog: pytest.
     RunFolder(tmp_path).write_result({"best_step": None})
     assert f"{tmp_path}/result.json was not written: [Errno 28]" in caplog.text
     assert not (tmp_path / "result.json").exists() and RunFolder(tmp_path).result == {}
+
+
+@pytest.mark.parametrize(
+    ("result", "ended"),
+    [
+        ({}, False),
+        ({"test": {}}, True),
+        ({"stop": {"reason": "SIGTERM"}}, False),
+        ({"stop": {"reason": "steps"}}, True),
+    ],
+)
+def test_a_run_that_was_interrupted_has_not_ended(tmp_path: Path, result: dict[str, Any], ended: bool) -> None:
+    RunFolder(tmp_path).write_result(result)
+    assert RunFolder(tmp_path).ended is ended
 
 
 @pytest.mark.parametrize(("command", "default"), [("train", "runs/CONFIG-DATE-TIME"), ("evaluate", "the run's")])
