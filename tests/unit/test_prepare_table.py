@@ -25,6 +25,7 @@ from dist_rec.prepare import engine
 from dist_rec.prepare import lines as lines_module
 from dist_rec.prepare.table import chunks as chunks_module
 from dist_rec.prepare.table import fit as fit_module
+from dist_rec.prepare.table.chunks import Chunk
 from dist_rec.prepare.table.encode import transformed
 from dist_rec.prepare.table.fit import NumberFit
 from dist_rec.prepare.table.schema import Dense, TableSchema
@@ -539,3 +540,20 @@ def test_names_of_columns_may_look_like_values(tmp_path: Path) -> None:
     })  # fmt: skip
     prepare(of, {"train": [str(path)]}, tmp_path / "out", workers=1)
     assert read(tmp_path / "out", "train") == {"label": [1, 0], "number": [2, 3], "text": [1, 2]}
+
+
+def listed(values: list[str | None], separator: str = ",") -> list[list[str]]:
+    chunk = Chunk("file", {"tags": pa.array(values, pa.string())}, pa.array(["", "?"]), "row {}".format)
+    text, lengths = chunk.lists("tags", separator)
+    ends = np.cumsum(lengths)
+    return [text[end - length : end].to_pylist() for end, length in zip(ends.tolist(), lengths.tolist(), strict=True)]
+
+
+def test_text_in_brackets_is_a_list_in_json() -> None:
+    values = ["[1, 2]", '["a", "b, c", null]', "[]", None, "3,4", "[2.0, true, 1.5]", "[x", "?"]
+    wanted = [["1", "2"], ["a", "b, c"], [], [], ["3", "4"], ["2", "1", "1.5"], ["[x"], []]
+    assert listed(values) == wanted
+    assert listed(["[1 2]", "1 2"], "|") == [["[1 2]"], ["1 2"]]
+    for wrong in ("[a, b]", "[[1], 2]", "['a']", '[{"a": 1}]', "[" * 9999 + "]" * 9999, f"[{10**400}]"):
+        with pytest.raises(UserError, match=r"row 1: tags is .*, brackets without a list of numbers or text"):
+            listed(["[1]", wrong])

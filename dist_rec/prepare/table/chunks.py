@@ -4,6 +4,7 @@ Shapes: N rows of a chunk.
 """
 
 import io
+import json
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
@@ -92,22 +93,44 @@ class Chunk:
     def lists(self, column: str, separator: str) -> tuple[pa.StringArray, NDArray[np.int64]]:
         """The values of all rows end to end, and their number in each row, (N,); missing and empty ones are left out.
 
-        A column of text is split at `separator`, which is empty for a column of lists.
+        A column of text is split at `separator`, which is empty for a column of lists; between commas or spaces, text
+        in brackets is a list in JSON.
 
         Raises:
-            UserError: if a separator is given for lists, or none for text.
+            UserError: if a separator is given for lists, or none for text; naming a row of brackets without JSON.
         """
         values = self._plain(column)
         if is_list(values.type) == bool(separator):
             remedy = "remove its separator" if separator else "give it a separator"
             raise UserError(f"{self.path}: column {column!r} holds {values.type}; {remedy}")
         if separator:
-            values = pc.split_pattern(self._text(values, column), separator)
+            values = self._split(self._text(values, column), separator, column)
         length_N = pc.list_value_length(values).fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
         text = self._text(values.flatten(), column)
         present = pc.and_(text.is_valid(), pc.fill_null(pc.not_equal(text, ""), False))
         row = np.repeat(np.arange(len(values)), length_N)[present.to_numpy(zero_copy_only=False)]
         return text.filter(present), np.bincount(row, minlength=len(values))
+
+    def _split(self, text: pa.StringArray, separator: str, column: str) -> pa.ListArray:
+        values = pc.split_pattern(text, separator)
+        brackets = pc.and_(pc.starts_with(text, "["), pc.ends_with(text, "]")).fill_null(False)
+        if separator.strip() not in ("", ",") or not pc.any(brackets).as_py():
+            return values
+        rows = values.to_pylist()
+        for row in pc.indices_nonzero(brackets).to_pylist():
+            rows[row] = self._json(text[row].as_py(), column, row)
+        return pa.array(rows, pa.list_(pa.string()))
+
+    def _json(self, text: str, column: str, row: int) -> list[str | None]:
+        """The values of a list in JSON."""
+        try:
+            values = json.loads(text)
+            if not isinstance(values, list):
+                raise ValueError
+            return [None if value is None else id_text(pa.array([value]))[0].as_py() for value in values]  # type: ignore[index]
+        except (ValueError, TypeError, OverflowError, RecursionError):
+            what = f"{text[:40]!r}, brackets without a list of numbers or text in JSON"
+            raise UserError(f"{self.where(row)}: {column} is {what}; write [1, 2], or 1, 2") from None
 
     def _plain(self, column: str) -> pa.Array:
         values = self.columns[column]
