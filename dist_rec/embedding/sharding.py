@@ -83,8 +83,6 @@ def shard(
     sharded = DistributedModelParallel(
         model, device=process.device, plan=plan, sharders=SHARDERS, init_data_parallel=process.world > 1
     )
-    # On GPUs, TorchRec's pipeline prepares the collections' inputs ahead.
-    layer.is_local = process.world == 1 and process.device.type == "cpu"
     for name, weights in by_table(sharded.state_dict().items()).items():
         for part in parts(weights):
             resolved[name].table.initialise(part.tensor, seed, part.row, part.column)

@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 
 from dist_rec.core.batch import Batch
+from dist_rec.embedding.layer import embedding_layer
 from dist_rec.train.recommender import Output
 
 
@@ -81,4 +82,6 @@ def make_pipeline(model: nn.Module, optimizer: Optimizer, device: torch.device, 
     if device.type == "cuda":
         overlapped = SkippingPipeline if skip_nonfinite else TrainPipelineSparseDist
         return overlapped(model, optimizer, device, execute_all_batches=True)
+    # TorchRec's pipelines run the collections' exchange ahead; here one process has nothing to exchange.
+    embedding_layer(model).is_local = dist.get_world_size() == 1
     return SequentialPipeline(model, optimizer, skip_nonfinite)

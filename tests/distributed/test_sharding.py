@@ -13,6 +13,7 @@ from dist_rec.core.batch import Batch
 from dist_rec.core.head import Inputs, Sequence
 from dist_rec.core.process import Process, this_process
 from dist_rec.core.table_name import by_table
+from dist_rec.embedding.layer import embedding_layer
 from dist_rec.embedding.sharded_tensors import parts
 from dist_rec.embedding.sharding import column_parts
 from dist_rec.embedding.tables import EmbeddingTable, TableSettings, embedding_tables
@@ -87,6 +88,7 @@ def train(run: RunConfig, steps: int, empty_rank: bool) -> tuple[list[float], Te
     process = this_process("cpu")
     model = build_model(resolve(run, MANIFEST), process)
     optimizer = build_optimizer(run, model)
+    embedding_layer(model).is_local = process.world == 1
     losses = []
     scores = scores_of(model, my_batch(process, 5, empty_rank))
     for step in range(steps):
