@@ -128,7 +128,7 @@ def test_items_that_training_never_saw_come_last(tmp_path: Path) -> None:
     tested = [("u0", "new"), ("u1", "i9"), ("u2", "other")]
     for name, pairs_of in (("train", known), ("test", tested)):
         (tmp_path / name).write_text("".join(f"{user}\t{item}\t1\n" for user, item in pairs_of))
-    (tmp_path / "candidates").write_text("(u0,new)\ti9\tnone\n(u1,i9)\tnone\ti9\n(u2,other)\ti9\ti9\n")
+    (tmp_path / "candidates").write_text("(u0,new)\ti9\tnone\n(u1,i9)\tnone\ti9\n(u2,other)\ti9\ti1\n")
     split = splitter("leave-one-out", {"negatives": str(tmp_path / "candidates"), "validation": False})
     train, test = ([str(tmp_path / name)] for name in ("train", "test"))
     prepare(RatingFiles(train, split, Options(), test), tmp_path / "data")
