@@ -11,6 +11,7 @@ pandas below 3.
 import argparse
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -91,35 +92,42 @@ def save(sequences: list[list[int]], path: Path) -> None:
     np.savez(path, item=item, sequence=np.repeat(np.arange(len(sequences)), lengths))
 
 
-def gru4rec(data: Path, peer: Path, arrays: Path, batch: int) -> dict[str, Callable[[], float]]:
-    """What is measured of GRU4Rec."""
-    save(sessions(data), arrays)
-    ours = {
-        f"ours, batch {lanes}": partial(our_rate, "gru4rec_yoochoose", data, "train.epochs=1", f"train.batch={lanes}")
-        for lanes in (32, batch)
-    }
-    return {"GRU4Rec_PyTorch_Official, batch 32": partial(peer_rate, GRU4REC, peer, arrays), **ours}
+@dataclass(frozen=True)
+class Case:
+    """What is measured of a head."""
+
+    config: str
+    peer: str
+    script: str
+    batch: int
+    """The peer's, and one of ours."""
+    sequences: Callable[[Path], list[list[int]]]
+
+    def rates(self, data: Path, peer: Path, arrays: Path, batch: int) -> dict[str, Callable[[], float]]:
+        """The peer, and ours in its batches and in others."""
+        save(self.sequences(data), arrays)
+        ours = {
+            f"ours, batch {size}": partial(our_rate, self.config, data, "train.epochs=1", f"train.batch={size}")
+            for size in (self.batch, batch)
+        }
+        return {f"{self.peer}, batch {self.batch}": partial(peer_rate, self.script, peer, arrays), **ours}
 
 
-def caser(data: Path, peer: Path, arrays: Path, batch: int) -> dict[str, Callable[[], float]]:
-    """What is measured of Caser."""
-    save(users(data), arrays)
-    ours = {
-        f"ours, batch {rows}": partial(our_rate, "caser_ml1m", data, "train.epochs=1", f"train.batch={rows}")
-        for rows in (512, batch)
-    }
-    return {"caser_pytorch, batch 512": partial(peer_rate, CASER, peer, arrays), **ours}
-
+CASES = {
+    "gru4rec": Case("gru4rec_yoochoose", "GRU4Rec_PyTorch_Official", GRU4REC, 32, sessions),
+    "caser": Case("caser_ml1m", "caser_pytorch", CASER, 512, users),
+}
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("head", choices=("gru4rec", "caser"))
+    parser.add_argument("head", choices=[*CASES])
     parser.add_argument("--data", type=Path, required=True, help="a folder made by `dist-rec prepare sessions`")
     parser.add_argument("--peer", type=Path, required=True, help="the folder of the peer's code")
     parser.add_argument("--batch", type=int, required=True, help="another batch of ours")
     parser.add_argument("--repeats", type=int, default=3, help="runs of each")
     chosen = parser.parse_args()
-    measured = {"gru4rec": gru4rec, "caser": caser}[chosen.head]
     with tempfile.TemporaryDirectory() as folder:
-        rates = measured(chosen.data.resolve(), chosen.peer, Path(folder) / "sequences.npz", chosen.batch)
+        rates = CASES[chosen.head].rates(
+            chosen.data.resolve(), chosen.peer, Path(folder) / "sequences.npz", chosen.batch
+        )
         compare(rates, chosen.repeats)
