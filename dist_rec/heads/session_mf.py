@@ -11,44 +11,21 @@ mean is what is trained as well, so the model is the same in training and in the
 Shapes: V items of all histories end to end, Q targets of all rows, D dimension.
 """
 
-from typing import Literal
-
 from pydantic import Field
 
-from dist_rec.core import config, head
-from dist_rec.core.schema import Manifest
+from dist_rec.core import head
+from dist_rec.nn.histories import ItemsConfig, ItemsHead
 from dist_rec.nn.sequences import Sequences
 
 
-class SessionMF(head.CatalogHead):
+class SessionMF(ItemsHead):
     """Factors of items; those of a session are the mean of its items'."""
 
-    class Config(config.Config):
+    class Config(ItemsConfig):
         """Size of the model."""
 
-        history: str = "history"
-        """Sequence of a session's items."""
-        target: str = "target"
-        """Sequence of what follows the last of them, in order."""
         dim: int = Field(100, gt=0)
         """Factors of an item, D."""
-        embedding: Literal["shared", "separate"] = "shared"
-        """Whether items are scored by the vectors that the mean is of, or by others."""
-
-    @classmethod
-    def lookups(cls, config: Config, manifest: Manifest) -> tuple[head.Lookup, ...]:
-        """The vectors of items."""
-        return (head.Lookup("items", (config.history,), config.dim, pooling="none"),)
-
-    @classmethod
-    def catalog(cls, config: Config, manifest: Manifest) -> head.Catalog:
-        """The vectors and biases that items are scored by."""
-        tied = "items" if config.embedding == "shared" else None
-        return head.Catalog("output", config.target, config.dim, tied=tied)
-
-    def __init__(self, config: Config, manifest: Manifest) -> None:
-        super().__init__(config, manifest)
-        self.config = config
 
     def forward(self, inputs: head.Inputs) -> head.Query:
         """The mean of what came before each target, [Q, D]."""

@@ -1,9 +1,10 @@
-"""What heads have in common that read the items of a user in order and score what each position becomes.
+"""What heads have in common that read the items of a history in order and score what each position becomes.
 
 Shapes: V items of all histories end to end, Q targets of all rows, D dimension.
 """
 
 from abc import abstractmethod
+from dataclasses import replace
 from typing import Any, Literal
 
 from pydantic import Field
@@ -16,27 +17,21 @@ from dist_rec.nn.attention import PositionedItems
 from dist_rec.nn.sequences import Sequences
 
 
-class HistoryConfig(config.Config):
-    """Settings of a `HistoryHead`."""
+class ItemsConfig(config.Config):
+    """Settings of an `ItemsHead`."""
 
     history: str = "history"
-    """Sequence of a user's items."""
+    """Sequence of a user's or a session's items."""
     target: str = "target"
     """Sequence of what follows the last of them, in order."""
     dim: int = Field(50, gt=0)
-    """Dimension of items and of what goes from layer to layer, D."""
-    dropout: float = Field(0.2, ge=0, lt=1)
-    """Of what comes in, and of what each layer gives."""
-    longest: int = Field(200, gt=0)
-    """Items of a history, at most."""
+    """Dimension of items, D."""
     embedding: Literal["shared", "separate"] = "shared"
     """Whether items are scored by the vectors that they come in by, or by others."""
-    temperature: float | None = Field(None, gt=0)
-    """What cosines are divided by to become scores; not set: scores are products, of any length."""
 
 
-class HistoryHead(head.CatalogHead):
-    """Items with their positions come in; `encode` makes of them what is scored against all items."""
+class ItemsHead(head.CatalogHead):
+    """Items come in by their vectors, and are scored by the same or by others."""
 
     @classmethod
     def lookups(cls, config: Any, manifest: Manifest) -> tuple[head.Lookup, ...]:
@@ -45,14 +40,36 @@ class HistoryHead(head.CatalogHead):
 
     @classmethod
     def catalog(cls, config: Any, manifest: Manifest) -> head.Catalog:
-        """The vectors that items are scored by."""
+        """The vectors and biases that items are scored by."""
         tied = "items" if config.embedding == "shared" else None
-        cosine = config.temperature is not None
-        return head.Catalog("output", config.target, config.dim, bias=False, tied=tied, cosine=cosine)
+        return head.Catalog("output", config.target, config.dim, tied=tied)
 
     def __init__(self, config: Any, manifest: Manifest) -> None:
         super().__init__(config, manifest)
         self.config = config
+
+
+class HistoryConfig(ItemsConfig):
+    """Settings of a `HistoryHead`."""
+
+    dropout: float = Field(0.2, ge=0, lt=1)
+    """Of what comes in, and of what each layer gives."""
+    longest: int = Field(200, gt=0)
+    """Items of a history, at most."""
+    temperature: float | None = Field(None, gt=0)
+    """What cosines are divided by to become scores; not set: scores are products, of any length."""
+
+
+class HistoryHead(ItemsHead):
+    """Items with their positions come in; `encode` makes of them what is scored against all items."""
+
+    @classmethod
+    def catalog(cls, config: Any, manifest: Manifest) -> head.Catalog:
+        """The vectors that items are scored by."""
+        return replace(super().catalog(config, manifest), bias=False, cosine=config.temperature is not None)
+
+    def __init__(self, config: Any, manifest: Manifest) -> None:
+        super().__init__(config, manifest)
         self.input = PositionedItems(config.longest, config.dim, config.dropout)
 
     @abstractmethod
