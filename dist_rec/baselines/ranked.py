@@ -25,9 +25,8 @@ from dist_rec.tasks.implicit import CANDIDATES, ITEM, USER, Implicit, with_candi
 from dist_rec.tasks.implicit import evidence_of as candidates_evidence
 from dist_rec.tasks.ranking_metrics import RankingMetrics
 from dist_rec.tasks.task import Evidence
-from dist_rec.tasks.top_n import TopN, evidence_of
+from dist_rec.tasks.top_n import SEEN, TopN, evidence_of
 
-SEEN = "seen"
 # Numbers in a matrix of scores, 64 MiB.
 BLOCK = 1 << 24
 
@@ -64,7 +63,7 @@ def score_split(
         cutoffs: lengths of the lists that metrics are computed of; None: the task's.
 
     Raises:
-        UserError: if the rows have neither candidates nor histories of items.
+        UserError: if the rows have neither candidates nor histories of items, or do not say what is seen.
     """
     among_candidates = _has_candidates(dataset)
     task = Implicit.Config() if among_candidates else TopN.Config()
@@ -84,11 +83,13 @@ def _has_candidates(dataset: Dataset) -> bool:
     column, names = dataset.manifest.column, dataset.manifest.names
     if CANDIDATES in names("sequence"):
         return True
-    if not all(name in names("bag", "sequence") and column(name).table == ITEM for name in (HISTORY, TARGET, SEEN)):
+    if not all(name in names("bag", "sequence") and column(name).table == ITEM for name in (HISTORY, TARGET)):
         raise UserError(
             f"{dataset.path} has neither candidates nor histories of items to rank; prepare the ratings with "
             "--split leave-one-out, or with --layout users"
         )
+    if SEEN not in names("bag"):
+        raise UserError(f"{dataset.path} does not say what users have {SEEN}: prepare the ratings again")
     return False
 
 

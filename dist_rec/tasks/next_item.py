@@ -27,10 +27,10 @@ from dist_rec.embedding import catalog_losses
 from dist_rec.embedding.ranking import places
 from dist_rec.embedding.scores import LOGSUMEXP, CatalogScores
 from dist_rec.tasks import task
+from dist_rec.tasks.implicit import USER
 from dist_rec.tasks.ranking_metrics import RankingConfig, RankingMetrics
 from dist_rec.tasks.top_n import and_row_0, evidence_of, row_of
 
-USER = "user"
 # Of an item that training never saw, which is never sampled.
 TINY = 1e-12
 

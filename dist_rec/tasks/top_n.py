@@ -20,6 +20,8 @@ from dist_rec.embedding.scores import CatalogScores
 from dist_rec.tasks import task
 from dist_rec.tasks.ranking_metrics import RankingConfig, RankingMetrics
 
+SEEN = "seen"
+
 
 class TopN(task.Task):
     """Softmax cross-entropy of a user's targets, and their exact ranks among all items."""
@@ -28,7 +30,7 @@ class TopN(task.Task):
         """Settings of the ranking."""
 
         name: Literal["top_n"] = "top_n"
-        seen: str = "seen"
+        seen: str = SEEN
         """Column of the items that are not recommended again: `seen`, all that a user has in earlier splits as well, or
         `history`, what the head is given."""
         cutoffs: tuple[int, ...] = Field((20, 50, 100), min_length=1)

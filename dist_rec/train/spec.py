@@ -151,5 +151,5 @@ def _check_columns(task: Task, manifest: Manifest) -> None:
         if name not in known:
             raise UserError(
                 f"the task reads the column {name!r}, and the data has {', '.join(sorted(known))}; "
-                "see `dist-rec prepare ratings --help`"
+                "prepare the data again (`dist-rec prepare ratings --help`), or name another column in [task]"
             )

@@ -188,8 +188,13 @@ def test_cutoffs(tmp_path: Path) -> None:
 
 def test_data_that_has_nothing_to_rank(tmp_path: Path) -> None:
     dataset = prepared(tmp_path, HeldOutUsers(valid_users=4, test_users=9), layout="users", implicit=True)
-    plain = dataset.manifest.model_copy(update={"columns": dataset.manifest.columns[:2]})
+    columns = dataset.manifest.columns
+    plain = dataset.manifest.model_copy(update={"columns": columns[:2]})
     seen_UI = ranked.seen_matrix(dataset)
     dataset.manifest = plain
     with pytest.raises(UserError, match="neither candidates nor histories of items"):
+        ranked.score_split(Pop(seen_UI), dataset, "test", seen_UI)
+    older = tuple(column for column in columns if column.name != "seen")
+    dataset.manifest = plain.model_copy(update={"columns": older})
+    with pytest.raises(UserError, match="does not say what users have seen: prepare the ratings again"):
         ranked.score_split(Pop(seen_UI), dataset, "test", seen_UI)
