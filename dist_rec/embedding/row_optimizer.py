@@ -118,15 +118,13 @@ class _RowTables:
         bags = (len(offsets) - 1) // features
         lengths = offsets.diff()
         rows_V = indices + self._first_row_F.repeat_interleave(lengths.view(features, bags).sum(1))
-        if not self._is_pooled and per_sample_weights is None:
+        if not self._is_pooled:
+            assert per_sample_weights is None
             self._add(rows_V, gradient.reshape(-1, dim), distinct=False)
             return
-        if self._is_pooled:
-            # The gradient of bag (f, b) is row (b, f).
-            place = torch.arange(bags * features, device=rows_V.device).view(bags, features).t().reshape(-1)
-            place_V = place.repeat_interleave(lengths)
-        else:
-            place_V = torch.arange(len(rows_V), device=rows_V.device)
+        # The gradient of bag (f, b) is row (b, f).
+        place = torch.arange(bags * features, device=rows_V.device).view(bags, features).t().reshape(-1)
+        place_V = place.repeat_interleave(lengths)
         self._add(*row_gradients(rows_V, place_V, gradient.reshape(-1, dim), per_sample_weights), distinct=True)
 
     def _add(self, rows_V: Tensor, gradient_VD: Tensor, distinct: bool) -> None:
