@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from dist_rec.cli.reproduce import _spread
 from tests.integration.conftest import CONFIG, DIST_REC, SMALL, Criteo, Ended, dist_rec, run
 
 LIST = """
@@ -52,6 +53,14 @@ def test_a_table_that_goes_on_where_it_stopped(study: Path, criteo: Criteo) -> N
     command = (*DIST_REC, "reproduce", study, "--raw", criteo.raw, "--out", out)
     assert "optimizer.lr: 0.01 → 0.02" in run(*command, code=2).err
     assert "no run of" in run(*command, "--only", "FM", code=2).err
+
+
+def test_a_mean_has_its_interval_from_three_seeds_on() -> None:
+    assert _spread([]) == ""
+    assert _spread([0.5]) == "0.5000"
+    assert _spread([0.1, 0.3]) == "0.2000 (0.1000–0.3000)"
+    # Student's t of two degrees of freedom is 4.303; the standard deviation is .1.
+    assert _spread([0.1, 0.2, 0.3]) == "0.2000 ± 0.2484 (0.1000–0.3000)"
 
 
 BASELINES = """
