@@ -51,12 +51,19 @@ def id_text(values: pa.Array) -> pa.StringArray | None:
     return None
 
 
-def distinct(code: pa.IntegerArray, text: pa.StringArray) -> pa.DictionaryArray:
-    """Codes of texts as those of different texts: 2 and 2.0 may have had two."""
-    joined = text.dictionary_encode()
-    if len(joined.dictionary) < len(text):
+def recoded(encoded: pa.DictionaryArray, text: pa.StringArray) -> pa.DictionaryArray:
+    """With the text of each value in place of the values, each once: 2 and 2.0 may have had two codes.
+
+    Args:
+        encoded: values of a type that can be ids.
+        text: `id_text` of its dictionary, without null.
+    """
+    code, values = encoded.indices.cast(pa.int32()), encoded.dictionary
+    # Hashing all texts again is only for those that may have become alike.
+    if not pa.types.is_integer(values.type) and not text.equals(values):
+        joined = text.dictionary_encode()
         code, text = joined.indices.take(code), joined.dictionary
-    return pa.DictionaryArray.from_arrays(code.cast(pa.int32()), text)
+    return pa.DictionaryArray.from_arrays(code, text)
 
 
 def _spelt(text: pa.StringArray) -> pa.StringArray:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from dist_rec.data.shards import Dataset
 from dist_rec.prepare import engine
-from dist_rec.prepare.ids import id_text
+from dist_rec.prepare.ids import id_text, recoded
 from dist_rec.prepare.table.chunks import Chunk
 from dist_rec.prepare.table.schema import Label, TableSchema
 from dist_rec.prepare.table.source import TableFiles
@@ -161,3 +161,11 @@ def test_every_pair_of_types_gives_the_same_shards(tmp_path: Path, kind: str) ->
 def test_positive_labels_are_found_however_they_are_written(labels: pa.Array, positive: str) -> None:
     chunk = Chunk("file", {"label": labels}, pa.array([], pa.string()), str)
     assert labels_of(chunk, Label(column="label", positive=(positive,))).tolist() == [1, 0, 1]
+
+
+def test_values_that_become_one_text_get_one_code() -> None:
+    for values in (["2", "b", "2.0", "2"], [2.0, 3.5, 2.0], [7, 8, 7], ["a", "b", "a"]):
+        encoded = pa.array(values).dictionary_encode()
+        found = recoded(encoded, id_text(encoded.dictionary))
+        assert found.to_pylist() == texts(pa.array(values))
+        assert len({*found.dictionary.to_pylist()}) == len(found.dictionary)

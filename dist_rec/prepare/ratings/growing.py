@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from dist_rec.prepare.ids import distinct, id_text
+from dist_rec.prepare.ids import id_text, recoded
 
 
 class GrowingColumn:
@@ -43,7 +43,7 @@ class GrowingCodes:
 
     def append(self, block: pa.DictionaryArray) -> None:
         """Adds a block of ids, see `dist_rec.prepare.ids`."""
-        block = distinct(block.indices, id_text(block.dictionary))
+        block = recoded(block, id_text(block.dictionary))
         self._waiting.append(block)
         self._num_waiting += len(block)
         if self._num_waiting >= len(self._texts):

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from dist_rec.core.errors import UserError
-from dist_rec.prepare.ids import distinct
+from dist_rec.prepare.ids import recoded
 from dist_rec.prepare.sessions.spool import Spool
 from dist_rec.prepare.table.chunks import Chunk
 
@@ -50,8 +50,9 @@ class Codes:
         if pc.any(broken).as_py():
             row = pc.index(pc.is_in(code, pc.indices_nonzero(broken).cast(code.type)), True).as_py()
             raise UserError(f"{chunk.where(row)}: the {self._what} has a line break; remove it")
-        self._pending.append(distinct(code, text.cast(pa.large_string())))
-        self._waiting += len(text)
+        block = recoded(encoded, text)
+        self._pending.append(pa.DictionaryArray.from_arrays(block.indices, block.dictionary.cast(pa.large_string())))
+        self._waiting += len(block.dictionary)
         if self._waiting >= max(PENDING, len(self._known)):
             self._settle()
 

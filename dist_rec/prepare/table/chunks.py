@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -127,7 +128,7 @@ class Chunk:
             values = json.loads(text)
             if not isinstance(values, list):
                 raise ValueError
-            return [None if value is None else id_text(pa.array([value]))[0].as_py() for value in values]  # type: ignore[index]
+            return [_id_in_json(value) for value in values]
         except (ValueError, TypeError, OverflowError, RecursionError):
             what = f"{text[:40]!r}, brackets without a list of numbers or text in JSON"
             raise UserError(f"{self.where(row)}: {column} is {what}; write [1, 2], or 1, 2") from None
@@ -147,6 +148,23 @@ class Chunk:
 
 def _without(text: pa.StringArray, missing: pa.Array) -> pa.StringArray:
     return pc.if_else(pc.is_in(text, missing), None, text)
+
+
+def _id_in_json(value: Any) -> str | None:
+    """The text of a value; raises TypeError or OverflowError for what no column of ids could hold."""
+    match value:
+        case None | str():
+            return value
+        case int() if -(1 << 63) <= value < 1 << 64:
+            return str(int(value))
+        case int():
+            raise OverflowError
+        case float():
+            text = id_text(pa.array([value], pa.float64()))
+            assert text is not None
+            return text[0].as_py()
+        case _:
+            raise TypeError
 
 
 def _is_no_number(text: pa.Scalar) -> bool:
